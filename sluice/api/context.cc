@@ -1,0 +1,101 @@
+#include "sluice/api/context.h"
+
+#include <algorithm>
+#include <charconv>
+
+#include "sluice/core/text_reader.h"
+#include "sluice/runtime/process.h"
+
+namespace sluice {
+namespace {
+
+std::size_t cores_of(const std::string& master) {
+  if (master == "local") return 1;
+  if (master == "local[*]") return core_count();
+  std::size_t cores = 0;
+  if (master.starts_with("local[") && master.ends_with("]")) {
+    const char* end = master.data() + master.size() - 1;
+    const auto [stop, error] = std::from_chars(master.data() + 6, end, cores);
+    if (error == std::errc() && stop == end && cores >= 1 && cores <= 4096) return cores;
+  }
+  throw Error(Code::bad_setting, {.why = "--sluice.master: \"" + master + "\" is none of local, local[N], local[*]"});
+}
+
+}  // namespace
+
+Context::Context(ContextOptions options) {
+  detail::SettingsReader settings;
+  app_ = settings.text("app", options.app, "sluice");
+  detail::EngineOptions engine;
+  engine.cores = cores_of(settings.text("master", options.master, "local[*]"));
+  partitions_ = settings.number("partitions", options.partitions, 4);
+  if (partitions_ > detail::key_groups) {
+    throw Error(Code::bad_setting, {.why = "--sluice.partitions: at most " + std::to_string(detail::key_groups)});
+  }
+  engine.blocks.memory_bytes = settings.number("memory", options.memory_bytes, std::uint64_t{1} << 30);
+  Runtime& runtime = options.runtime != nullptr ? *options.runtime : system_runtime();
+  engine.blocks.spill_directory = settings.text("spill-directory", options.spill_directory, "");
+  if (engine.blocks.spill_directory.empty()) {
+    engine.blocks.spill_directory = "/tmp/sluice-spill-" + std::to_string(runtime.random_seed());
+  }
+  engine.task_tries = static_cast<unsigned>(settings.number("task-tries", options.task_tries, 4));
+  engine.hash_seed = settings.number("hash-seed", options.hash_seed, 0);
+  engine.encode_tasks = settings.flag("encode-tasks", options.encode_tasks);
+  engine.check_views = settings.flag("check-views", options.check_views);
+  if (engine.check_views) Arena::set_poison_released(true);
+  engine_ = std::make_shared<detail::Engine>(runtime, std::move(engine));
+  too_long_counter_ = engine_->next_id();
+  settings_ = settings.in_force();
+}
+
+Rdd<std::string_view> Context::text_file(const std::string& path, std::size_t split_bytes, Place where) const {
+  const auto info = engine_->info("text_file", where);
+  FileSystem& files = engine_->runtime().files();
+  const auto found = files.stat(path);
+  if (!found.has_value()) {
+    throw Error(Code::not_readable, {.why = path + ": no such file", .operation = info->name, .where = where});
+  }
+  std::vector<FileInfo> inputs{*found};
+  if (found->is_directory) {
+    inputs = files.list(path).value_or(std::vector<FileInfo>{});
+    std::erase_if(inputs, [](const FileInfo& file) {
+      return file.is_directory || file.path.substr(file.path.rfind('/') + 1).starts_with('.');
+    });
+  }
+  std::vector<detail::Shipped<detail::Source>> sources;
+  detail::TextReadOptions options;
+  options.too_long_counter = too_long_counter_;
+  const auto add = [&](detail::TextRange range) {
+    sources.push_back(detail::ship<detail::Source, detail::TextRangeSource>(
+        *info, std::vector<detail::TextRange>{std::move(range)}, options));
+  };
+  for (const FileInfo& file : inputs) {
+    if (detail::is_compressed(file.path)) {
+      add({.path = file.path});
+      continue;
+    }
+    const std::uint64_t splits = std::max<std::uint64_t>(1, file.size_bytes / std::max<std::size_t>(split_bytes, 1));
+    for (std::uint64_t s = 0; s < splits; ++s) {
+      add({file.path, file.size_bytes * s / splits,
+           s + 1 == splits ? ~std::uint64_t{0} : file.size_bytes * (s + 1) / splits, file.size_bytes});
+    }
+  }
+  if (sources.empty()) return empty_rdd<std::string_view>(where);
+  const std::size_t partitions = sources.size();
+  return {engine_, detail::make_source(info, type_ops<std::string_view>(), std::move(sources), partitions),
+          default_partitions(), info};
+}
+
+Rdd<std::string_view> Context::text_blocks(std::vector<MemoryBlock> blocks, Place where) const {
+  const auto info = engine_->info("text_blocks", where);
+  if (blocks.empty()) return empty_rdd<std::string_view>(where);
+  std::vector<detail::Shipped<detail::Source>> sources;
+  for (MemoryBlock& block : blocks) {
+    sources.push_back(detail::ship<detail::Source, detail::MemoryTextSource>(*info, std::move(block)));
+  }
+  const std::size_t partitions = sources.size();
+  return {engine_, detail::make_source(info, type_ops<std::string_view>(), std::move(sources), partitions),
+          default_partitions(), info};
+}
+
+}  // namespace sluice

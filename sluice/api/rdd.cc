@@ -1,0 +1,90 @@
+#include "sluice/api/rdd.h"
+
+#include <charconv>
+#include <cstdio>
+
+namespace sluice::detail {
+namespace {
+
+template <class N>
+void append_number(std::string& line, N value) {
+  char digits[32];
+  const auto end = std::to_chars(digits, digits + sizeof digits, value).ptr;
+  line.append(digits, end);
+}
+
+/// Writes a file beside its final name; it gets that name when the partition is whole.
+class TextFilePipe : public Pipe {
+ public:
+  TextFilePipe(FileSystem& files, const std::string& directory, const OpenAt& at, Pipe& next)
+      : files_(files), next_(next) {
+    char part[32];
+    std::snprintf(part, sizeof part, "part-%05zu", at.partition);
+    path_ = directory + "/" + part;
+    // Attempts of one task never run at the same time on one name.
+    unfinished_ = directory + "/." + part + "." + std::to_string(at.task.id().attempt) + ".unfinished";
+    file_ = files_.create(unfinished_);
+  }
+  ~TextFilePipe() override {
+    if (file_ == nullptr) return;
+    try {
+      file_ = nullptr;
+      files_.remove(unfinished_);
+    } catch (const Error& error) {
+      std::fprintf(stderr, "sluice: an unfinished file stays behind: %s\n", error.what());
+    }
+  }
+  void push(const void* records, std::size_t count) override {
+    const auto* lines = static_cast<const std::string*>(records);
+    for (std::size_t i = 0; i < count; ++i) {
+      buffer_ += lines[i];
+      buffer_ += '\n';
+      if (buffer_.size() >= (1 << 18)) write();
+    }
+  }
+  void finish() override {
+    write();
+    file_->sync();
+    file_ = nullptr;
+    files_.rename(unfinished_, path_);
+    next_.finish();
+  }
+
+ private:
+  void write() {
+    file_->append(buffer_);
+    buffer_.clear();
+  }
+  FileSystem& files_;
+  Pipe& next_;
+  std::string path_;
+  std::string unfinished_;
+  std::unique_ptr<File> file_;
+  std::string buffer_;
+};
+
+class TextFileKernel : public Kernel {
+ public:
+  explicit TextFileKernel(std::string directory) : directory_(std::move(directory)) {}
+  std::unique_ptr<Pipe> open(const OpenAt& at, Pipe& next) const override {
+    return std::make_unique<TextFilePipe>(at.task.environment().runtime.files(), directory_, at, next);
+  }
+
+ private:
+  std::string directory_;
+};
+
+}  // namespace
+
+void append_text(std::string& line, std::string_view text) { line += text; }
+void append_text(std::string& line, bool value) { line += value ? "true" : "false"; }
+void append_text(std::string& line, char value) { line += value; }
+void append_text(std::string& line, double value) { append_number(line, value); }
+void append_text(std::string& line, std::int64_t value) { append_number(line, value); }
+void append_text(std::string& line, std::uint64_t value) { append_number(line, value); }
+
+Shipped<Kernel> text_file_writer(const OperatorInfo& info, const std::string& directory) {
+  return ship<Kernel, TextFileKernel>(info, directory);
+}
+
+}  // namespace sluice::detail

@@ -1,0 +1,110 @@
+#include "sluice/api/settings.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+
+#include "sluice/core/remote_task.h"
+#include "sluice/runtime/errors.h"
+#include "sluice/runtime/process.h"
+
+namespace sluice {
+namespace {
+
+constexpr std::array known{"master",     "app",         "partitions", "memory",      "spill-directory", "hash-seed",
+                           "task-tries", "encode-tasks", "check-views", "checkpoint", "batch",           "block-interval",
+                           "receiver-memory"};
+
+bool is_known(std::string_view name) { return std::find(known.begin(), known.end(), name) != known.end(); }
+
+struct CommandLine {
+  std::mutex mutex;
+  std::map<std::string, std::string, std::less<>> values;
+};
+CommandLine& command_line() {
+  static CommandLine& instance = *new CommandLine;
+  return instance;
+}
+
+std::string environment_name(std::string_view name) {
+  std::string upper = "SLUICE_";
+  for (const char c : name) upper += c == '-' ? '_' : static_cast<char>(c >= 'a' && c <= 'z' ? c - 'a' + 'A' : c);
+  return upper;
+}
+
+Error bad_setting(std::string_view name, const std::string& why) {
+  return Error(Code::bad_setting, {.why = "--sluice." + std::string(name) + ": " + why});
+}
+
+}  // namespace
+
+void init(int& argc, char** argv) {
+  detail::run_tasks_if_child(argc, argv);
+  CommandLine& line = command_line();
+  const std::lock_guard lock(line.mutex);
+  int kept = 1;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    if (!argument.starts_with("--sluice.")) {
+      argv[kept++] = argv[i];
+      continue;
+    }
+    const std::size_t equals = argument.find('=');
+    const std::string_view name = argument.substr(9, equals == std::string_view::npos ? equals : equals - 9);
+    if (!is_known(name) || equals == std::string_view::npos) {
+      const Error error =
+          bad_setting(name, equals == std::string_view::npos ? "no value; write --sluice.NAME=VALUE" : "no such setting");
+      std::fprintf(stderr, "%s\n", error.what());
+      std::exit(2);  // like every command line parser, before the program has begun
+    }
+    line.values[std::string(name)] = argument.substr(equals + 1);
+  }
+  argv[kept] = nullptr;
+  argc = kept;
+}
+
+namespace detail {
+
+std::optional<Setting> outside_setting(std::string_view name) {
+  SLUICE_ASSERT(is_known(name));
+  {
+    CommandLine& line = command_line();
+    const std::lock_guard lock(line.mutex);
+    const auto found = line.values.find(name);
+    if (found != line.values.end()) return Setting{std::string(name), found->second, "command line"};
+  }
+  if (auto value = environment(environment_name(name))) return Setting{std::string(name), *value, "environment"};
+  return std::nullopt;
+}
+
+std::string SettingsReader::text(std::string_view name, const std::string& in_code, const std::string& otherwise) {
+  Setting setting{std::string(name), in_code.empty() ? otherwise : in_code, in_code.empty() ? "default" : "code"};
+  if (auto outside = outside_setting(name)) setting = *outside;
+  in_force_.push_back(setting);
+  return setting.value;
+}
+
+std::uint64_t SettingsReader::number(std::string_view name, std::uint64_t in_code, std::uint64_t otherwise) {
+  const std::string value = text(name, in_code == 0 ? "" : std::to_string(in_code), std::to_string(otherwise));
+  std::uint64_t number = 0;
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+  const std::string_view unit(end, static_cast<std::size_t>(value.data() + value.size() - end));
+  const unsigned shift = unit == "K" ? 10 : unit == "M" ? 20 : unit == "G" ? 30 : unit.empty() ? 0 : 64;
+  if (error != std::errc() || shift == 64 || (number << shift) >> shift != number) {
+    throw bad_setting(name, "\"" + value + "\" is not a number (K, M and G may follow it)");
+  }
+  return number << shift;
+}
+
+bool SettingsReader::flag(std::string_view name, bool in_code) {
+  const std::string value = text(name, in_code ? "true" : "", "false");
+  if (value == "true" || value == "1") return true;
+  if (value == "false" || value == "0") return false;
+  throw bad_setting(name, "\"" + value + "\" is neither true nor false");
+}
+
+}  // namespace detail
+}  // namespace sluice

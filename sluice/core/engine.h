@@ -1,0 +1,117 @@
+// The engine of one Context: its stores, and jobs over the lineage graph.
+//
+// A job collects the records of its targets, which are nodes. The targets of one call are planned together: the graph is cut at shuffles into rounds; in a round, everything that hangs together over a partition is
+// one task, in which a shared node runs once and its chunks are teed.
+//
+// Threads: all members are safe from all threads.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "sluice/core/node.h"
+#include "sluice/core/stores.h"
+#include "sluice/core/task.h"
+
+namespace sluice::detail {
+
+struct EngineOptions {
+  /// Tasks that may run at once.
+  std::size_t cores = 1;
+  std::uint64_t hash_seed = 0;
+  /// Every task is encoded to bytes, decoded and then run; results too.
+  bool encode_tasks = false;
+  bool check_views = false;
+  unsigned task_tries = 4;
+  BlockStore::Options blocks;
+};
+
+/// Records of a node by partition, or why they could not be made.
+struct JobResult {
+  std::vector<RestedPtr> partitions;
+  std::exception_ptr error;
+};
+
+/// What jobs have cost so far.
+struct EngineCounters {
+  std::uint64_t jobs = 0;
+  std::uint64_t stages = 0;
+  std::uint64_t tasks = 0;
+  std::uint64_t failed_attempts = 0;
+};
+
+class Engine : public std::enable_shared_from_this<Engine> {
+ public:
+  Engine(Runtime& runtime, EngineOptions options);
+  ~Engine();
+
+  /// Runs the targets together. A failure of one does not keep the others from succeeding. `batch` is the batch time.
+  std::vector<JobResult> run(const std::vector<NodePtr>& targets, Time batch = Time{});
+
+  /// Takes cores away from tasks, for receivers; SLU-105 when none would be left. Negative gives them back.
+  void reserve_cores(long cores);
+  std::size_t cores() const { return options_.cores; }
+
+  /// An id no other shuffle, cached RDD, accumulator or state of this engine has.
+  std::uint64_t next_id() { return next_id_.fetch_add(1) + 1; }
+  /// Not const until the graph is fixed: the user may still name it.
+  std::shared_ptr<OperatorInfo> info(std::string name, Place where) const {
+    return std::make_shared<OperatorInfo>(OperatorInfo{std::move(name), where});
+  }
+
+  std::int64_t accumulated(std::uint64_t accumulator);
+  EngineCounters counters() const;
+  Runtime& runtime() { return runtime_; }
+  BlockStore& blocks() { return blocks_; }
+  ShuffleStore& shuffles() { return shuffles_; }
+  StateStore& states() { return states_; }
+  TaskEnvironment& environment() { return environment_; }
+  const EngineOptions& options() const { return options_; }
+  /// Makes running and later tasks fail with SLU-205.
+  void cancel() { environment_.cancelled = true; }
+
+ private:
+  std::vector<std::vector<RestedPtr>> run_together(const std::vector<NodePtr>& targets, const TaskId& job);
+  std::vector<TaskResult> run_tasks(const std::vector<TaskProgram>& programs, const TaskId& stage);
+  TaskResult run_with_retries(const TaskProgram& program, TaskId id);
+
+  Runtime& runtime_;
+  EngineOptions options_;
+  BlockStore blocks_;
+  ShuffleStore shuffles_;
+  StateStore states_;
+  TaskEnvironment environment_;
+  std::unique_ptr<Executors> executors_;
+  std::atomic<std::size_t> task_cores_;
+  std::atomic<std::uint64_t> next_id_{0};
+  std::atomic<std::uint64_t> jobs_{0};
+  std::atomic<std::uint64_t> stages_{0};
+  std::atomic<std::uint64_t> tasks_{0};
+  std::atomic<std::uint64_t> failed_attempts_{0};
+  std::mutex accumulators_mutex_;
+  std::map<std::uint64_t, std::int64_t> accumulators_;
+};
+
+// ---- Constructors of nodes
+
+NodePtr make_source(OperatorInfoPtr info, const TypeOps& type, std::vector<Shipped<Source>> sources,
+                    std::size_t partitions, std::shared_ptr<const void> holds = nullptr);
+NodePtr make_narrow(OperatorInfoPtr info, const TypeOps& type, NodePtr parent, Shipped<Kernel> kernel,
+                    bool keeps_partitioning = false);
+NodePtr make_shuffled(Engine& engine, OperatorInfoPtr info, const TypeOps& type, NodePtr parent,
+                      Shipped<ShuffleKernel> kernel, std::size_t partitions, bool by_key);
+NodePtr make_union(OperatorInfoPtr info, std::vector<NodePtr> parents, UnionBody::How how,
+                   std::size_t coalesced_partitions = 0);
+/// Parents must be partitioned alike.
+NodePtr make_zip(OperatorInfoPtr info, const TypeOps& type, std::vector<NodePtr> parents, Shipped<ZipKernel> kernel,
+                 bool by_key);
+NodePtr make_cached(Engine& engine, NodePtr parent, Keep level);
+
+}  // namespace sluice::detail

@@ -1,0 +1,23 @@
+// The planner: from targets and the lineage graph to tasks, a round at a time.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "sluice/core/engine.h"
+
+namespace sluice::detail {
+
+/// Tasks that can run now, at the same time.
+struct Round {
+  std::vector<TaskProgram> tasks;
+  /// Targets whose records the tasks collect.
+  std::vector<std::size_t> targets;
+};
+
+/// The next round for those targets that are not `done`. Shuffles that are complete, and cached partitions that are
+/// there, are not made again. Never empty while a target is not done.
+Round plan_round(const std::vector<NodePtr>& targets, const std::vector<bool>& done, ShuffleStore& shuffles,
+                 BlockStore& blocks);
+
+}  // namespace sluice::detail

@@ -1,0 +1,397 @@
+#include "sluice/core/program.h"
+
+#include <mutex>
+#include <set>
+
+#include "sluice/core/stores.h"
+
+namespace sluice::detail {
+namespace {
+
+// Limits on what a task message may ask for; far above any real graph.
+constexpr std::size_t steps_max = 1 << 20;
+
+/// Records go to several consumers; the chunk is the same for all.
+class TeePipe : public Pipe {
+ public:
+  explicit TeePipe(std::vector<Pipe*> next) : next_(std::move(next)) {}
+  void push(const void* records, std::size_t count) override {
+    for (Pipe* pipe : next_) {
+      if (!pipe->full()) pipe->push(records, count);
+    }
+  }
+  void finish() override {
+    for (Pipe* pipe : next_) pipe->finish();
+  }
+  bool full() const override {
+    for (const Pipe* pipe : next_) {
+      if (!pipe->full()) return false;
+    }
+    return true;
+  }
+
+ private:
+  std::vector<Pipe*> next_;
+};
+
+/// Several inputs, one after the other; finishes when the last one has.
+class FanInPipe : public Pipe {
+ public:
+  FanInPipe(Pipe& next, std::size_t inputs) : next_(next), open_inputs_(inputs) {}
+  void push(const void* records, std::size_t count) override { next_.push(records, count); }
+  void finish() override {
+    if (--open_inputs_ == 0) next_.finish();
+  }
+  bool full() const override { return next_.full(); }
+
+ private:
+  Pipe& next_;
+  std::size_t open_inputs_;
+};
+
+/// Ends in records at rest.
+class RestPipe : public Pipe {
+ public:
+  explicit RestPipe(const TypeOps& type) : records_(std::make_shared<RestedRecords>(type)) {}
+  void push(const void* records, std::size_t count) override { records_->append(records, count); }
+  void finish() override {}
+  std::shared_ptr<RestedRecords> take() { return std::move(records_); }
+
+ private:
+  std::shared_ptr<RestedRecords> records_;
+};
+
+template <class... Cases>
+struct Overloaded : Cases... {
+  using Cases::operator()...;
+};
+
+const char* intern(const std::string& text) {
+  static std::mutex mutex;
+  static std::set<std::string>& texts = *new std::set<std::string>;
+  const std::lock_guard lock(mutex);
+  return texts.insert(text).first->c_str();
+}
+
+void encode_info(const OperatorInfo& info, Encoder& out) {
+  encode(info.name, out);
+  encode(std::string_view(info.where.file_name()), out);
+  encode<std::uint32_t>(info.where.line(), out);
+}
+
+OperatorInfoPtr decode_info(Decoder& in) {
+  auto name = decode<std::string>(in);
+  const char* file = intern(decode<std::string>(in));
+  return std::make_shared<const OperatorInfo>(OperatorInfo{std::move(name), Place(file, decode<std::uint32_t>(in))});
+}
+
+void encode_type(const TypeOps* type, Encoder& out) { encode_function_address(type, out); }
+const TypeOps* decode_type(Decoder& in) { return static_cast<const TypeOps*>(decode_function_address(in)); }
+
+void encode_block(const BlockId& id, Encoder& out) {
+  out.u64(id.owner);
+  out.u64(id.index);
+}
+BlockId decode_block(Decoder& in) {
+  const std::uint64_t owner = in.u64();
+  return {owner, in.u64()};
+}
+
+std::uint32_t decode_index(Decoder& in, std::size_t end) {
+  const std::uint32_t index = in.u32();
+  if (index >= end) throw Error(Code::corrupt_data, {.why = "an index of a task message is out of range"});
+  return index;
+}
+
+std::uint32_t decode_count(Decoder& in) { return decode_index(in, steps_max); }
+
+void encode_step(const TaskStep& step, Encoder& out) {
+  out.u8(static_cast<std::uint8_t>(step.what.index()));
+  encode_info(*step.info, out);
+  out.u32(step.partition);
+  out.u32(static_cast<std::uint32_t>(step.inputs.size()));
+  for (const std::uint32_t input : step.inputs) out.u32(input);
+  std::visit(Overloaded{[&](const ReadSource& s) { s.source.encode_to(out); },
+                        [&](const ReadShuffle& s) {
+                          out.u64(s.shuffle);
+                          s.kernel.encode_to(out);
+                        },
+                        [&](const ReadBlock& s) {
+                          encode_block(s.block, out);
+                          encode_type(s.type, out);
+                        },
+                        [&](const RunKernel& s) { s.kernel.encode_to(out); },
+                        [&](const RunZip& s) { s.kernel.encode_to(out); }, [&](const PassThrough&) {}},
+             step.what);
+}
+
+TaskStep decode_step(Decoder& in, std::size_t index) {
+  const std::uint8_t kind = in.u8();
+  TaskStep step;
+  step.info = decode_info(in);
+  step.partition = in.u32();
+  const std::uint32_t inputs = decode_count(in);
+  for (std::uint32_t i = 0; i < inputs; ++i) step.inputs.push_back(decode_index(in, index));
+  switch (kind) {
+    case 0:
+      step.what = ReadSource{Shipped<Source>::decode_from(in)};
+      break;
+    case 1: {
+      const std::uint64_t shuffle = in.u64();
+      step.what = ReadShuffle{shuffle, Shipped<ShuffleKernel>::decode_from(in)};
+      break;
+    }
+    case 2: {
+      const BlockId block = decode_block(in);
+      step.what = ReadBlock{block, decode_type(in)};
+      break;
+    }
+    case 3:
+      step.what = RunKernel{Shipped<Kernel>::decode_from(in)};
+      break;
+    case 4:
+      step.what = RunZip{Shipped<ZipKernel>::decode_from(in)};
+      break;
+    case 5:
+      step.what = PassThrough{};
+      break;
+    default:
+      throw Error(Code::corrupt_data, {.why = "unknown kind of step in a task message"});
+  }
+  return step;
+}
+
+void encode_output(const TaskOutput& output, Encoder& out) {
+  out.u8(static_cast<std::uint8_t>(output.what.index()));
+  encode_info(*output.info, out);
+  out.u32(output.step);
+  out.u32(output.partition);
+  std::visit(Overloaded{[&](const WriteShuffle& o) {
+                          out.u64(o.shuffle);
+                          out.u32(o.targets);
+                          o.kernel.encode_to(out);
+                        },
+                        [&](const WriteBlock& o) {
+                          encode_block(o.block, out);
+                          encode_type(o.type, out);
+                          out.u32(static_cast<std::uint32_t>(o.level));
+                        },
+                        [&](const Collect& o) {
+                          out.u32(o.target);
+                          encode_type(o.type, out);
+                        }},
+             output.what);
+}
+
+TaskOutput decode_output(Decoder& in, std::size_t steps) {
+  const std::uint8_t kind = in.u8();
+  TaskOutput output;
+  output.info = decode_info(in);
+  output.step = decode_index(in, steps);
+  output.partition = in.u32();
+  switch (kind) {
+    case 0: {
+      const std::uint64_t shuffle = in.u64();
+      const std::uint32_t targets = decode_count(in);
+      output.what = WriteShuffle{shuffle, targets, Shipped<ShuffleKernel>::decode_from(in)};
+      break;
+    }
+    case 1: {
+      const BlockId block = decode_block(in);
+      const TypeOps* type = decode_type(in);
+      output.what = WriteBlock{block, type, static_cast<int>(decode_index(in, 4))};
+      break;
+    }
+    case 2: {
+      const std::uint32_t target = decode_count(in);
+      output.what = Collect{target, decode_type(in)};
+      break;
+    }
+    default:
+      throw Error(Code::corrupt_data, {.why = "unknown kind of output in a task message"});
+  }
+  return output;
+}
+
+/// The pipes of one attempt, from outputs back to sources.
+class Attempt {
+ public:
+  Attempt(const TaskProgram& program, const TaskId& id, TaskEnvironment& environment)
+      : program_(program), context_(environment, id), consumers_(program.steps.size()) {}
+
+  TaskResult run() {
+    for (const TaskOutput& output : program_.outputs) open_output(output);
+    for (std::size_t i = program_.steps.size(); i-- > 0;) open_step(i);
+    for (std::size_t i = 0; i < program_.steps.size(); ++i) read_step(i);
+    return adopt();
+  }
+
+ private:
+  OpenAt at(const OperatorInfoPtr& info, std::uint32_t partition) { return {context_, *info, partition}; }
+
+  template <class P>
+  P& keep(std::unique_ptr<P> pipe) {
+    P& kept = *pipe;
+    pipes_.push_back(std::move(pipe));
+    return kept;
+  }
+
+  void open_output(const TaskOutput& output) {
+    Pipe* pipe = std::visit(
+        Overloaded{[&](const WriteShuffle& o) -> Pipe* {
+                     writers_.push_back(&keep(o.kernel->open_writer(at(output.info, output.partition), o.targets)));
+                     return writers_.back();
+                   },
+                   [&](const WriteBlock& o) -> Pipe* {
+                     blocks_.push_back(&keep(std::make_unique<RestPipe>(*o.type)));
+                     return blocks_.back();
+                   },
+                   [&](const Collect& o) -> Pipe* {
+                     collected_.push_back(&keep(std::make_unique<RestPipe>(*o.type)));
+                     return collected_.back();
+                   }},
+        output.what);
+    consumers_[output.step].push_back(pipe);
+  }
+
+  void open_step(std::size_t index) {
+    const TaskStep& step = program_.steps[index];
+    std::vector<Pipe*>& consumers = consumers_[index];
+    SLUICE_ASSERT(!consumers.empty());
+    if (consumers.size() > 1) consumers = {&keep(std::make_unique<TeePipe>(consumers))};
+    Pipe& next = *consumers.front();
+    if (const auto* narrow = std::get_if<RunKernel>(&step.what)) {
+      consumers_[step.inputs.at(0)].push_back(&keep(narrow->kernel->open(at(step.info, step.partition), next)));
+    } else if (const auto* zip = std::get_if<RunZip>(&step.what)) {
+      zips_.push_back(zip->kernel->open(at(step.info, step.partition), step.inputs.size(), next));
+      for (std::size_t i = 0; i < step.inputs.size(); ++i) consumers_[step.inputs[i]].push_back(&zips_.back()->input(i));
+    } else if (std::holds_alternative<PassThrough>(step.what)) {
+      if (step.inputs.empty()) return;  // an empty partition: read_step finishes it
+      Pipe& fan_in = keep(std::make_unique<FanInPipe>(next, step.inputs.size()));
+      for (const std::uint32_t input : step.inputs) consumers_[input].push_back(&fan_in);
+    }
+  }
+
+  void read_step(std::size_t index) {
+    const TaskStep& step = program_.steps[index];
+    Pipe& out = *consumers_[index].front();
+    const OpenAt where = at(step.info, step.partition);
+    context_.check_cancelled();
+    if (const auto* source = std::get_if<ReadSource>(&step.what)) {
+      source->source->read(where, out);
+    } else if (const auto* shuffle = std::get_if<ReadShuffle>(&step.what)) {
+      shuffle->kernel->merge(where, context_.environment().shuffles.get(shuffle->shuffle, step.partition), out);
+    } else if (const auto* block = std::get_if<ReadBlock>(&step.what)) {
+      const RestedPtr records = context_.environment().blocks.get(block->block);
+      if (records == nullptr) throw Error(Code::corrupt_data, {.why = "a cached block is lost", .operation = {}});
+      records->push_all(out);
+    } else if (!step.inputs.empty()) {
+      return;
+    }
+    out.finish();
+  }
+
+  // Nothing before this has changed anything outside the attempt. Order: results that may still fail first.
+  TaskResult adopt() {
+    TaskResult result;
+    TaskEnvironment& environment = context_.environment();
+    std::vector<std::vector<BucketPtr>> buckets;
+    for (ShuffleWriter* writer : writers_) buckets.push_back(writer->take_buckets());
+    for (RestPipe* pipe : collected_) result.results.push_back(rested(*pipe));
+    std::size_t next_writer = 0;
+    std::size_t next_block = 0;
+    for (const TaskOutput& output : program_.outputs) {
+      if (const auto* shuffle = std::get_if<WriteShuffle>(&output.what)) {
+        if (environment.check_views) recode(*shuffle, buckets[next_writer]);
+        environment.shuffles.put(shuffle->shuffle, output.partition, std::move(buckets[next_writer++]));
+      } else if (const auto* block = std::get_if<WriteBlock>(&output.what)) {
+        environment.blocks.put(block->block, rested(*blocks_[next_block++]), static_cast<Keep>(block->level));
+      }
+    }
+    for (const auto& zip : zips_) zip->commit();
+    result.updates = context_.take_updates();
+    return result;
+  }
+
+  RestedPtr rested(RestPipe& pipe) {
+    RestedPtr records = pipe.take();
+    if (!context_.environment().check_views) return records;
+    Encoder bytes;
+    records->encode_to(bytes);
+    const std::string_view view = bytes.view();
+    Decoder in({view.data(), view.size()});
+    return RestedRecords::decode_from(in, records->type());
+  }
+
+  static void recode(const WriteShuffle& shuffle, std::vector<BucketPtr>& buckets) {
+    for (BucketPtr& bucket : buckets) {
+      if (bucket == nullptr) continue;
+      Encoder bytes;
+      shuffle.kernel->encode_bucket(*bucket, bytes);
+      const std::string_view view = bytes.view();
+      Decoder in({view.data(), view.size()});
+      bucket = shuffle.kernel->decode_bucket(in);
+    }
+  }
+
+  const TaskProgram& program_;
+  TaskContext context_;
+  std::vector<std::vector<Pipe*>> consumers_;
+  std::vector<std::unique_ptr<Pipe>> pipes_;
+  std::vector<std::unique_ptr<ZipInputs>> zips_;
+  std::vector<ShuffleWriter*> writers_;
+  std::vector<RestPipe*> blocks_;
+  std::vector<RestPipe*> collected_;
+};
+
+}  // namespace
+
+void TaskProgram::encode_to(Encoder& out) const {
+  out.u32(static_cast<std::uint32_t>(steps.size()));
+  for (const TaskStep& step : steps) encode_step(step, out);
+  out.u32(static_cast<std::uint32_t>(outputs.size()));
+  for (const TaskOutput& output : outputs) encode_output(output, out);
+}
+
+TaskProgram TaskProgram::decode_from(Decoder& in) {
+  TaskProgram program;
+  const std::uint32_t steps = decode_count(in);
+  for (std::uint32_t i = 0; i < steps; ++i) program.steps.push_back(decode_step(in, i));
+  const std::uint32_t outputs = decode_count(in);
+  for (std::uint32_t i = 0; i < outputs; ++i) program.outputs.push_back(decode_output(in, steps));
+  return program;
+}
+
+TaskResult run_task(const TaskProgram& program, const TaskId& id, TaskEnvironment& environment) {
+  return Attempt(program, id, environment).run();
+}
+
+void encode_result(const TaskResult& result, Encoder& out) {
+  out.u32(static_cast<std::uint32_t>(result.results.size()));
+  for (const RestedPtr& records : result.results) {
+    encode_type(&records->type(), out);
+    records->encode_to(out);
+  }
+  out.u32(static_cast<std::uint32_t>(result.updates.size()));
+  for (const auto& [id, amount] : result.updates) {
+    out.u64(id);
+    out.u64(static_cast<std::uint64_t>(amount));
+  }
+}
+
+TaskResult decode_result(Decoder& in) {
+  TaskResult result;
+  const std::uint32_t results = decode_count(in);
+  for (std::uint32_t i = 0; i < results; ++i) {
+    const TypeOps* type = decode_type(in);
+    result.results.push_back(RestedRecords::decode_from(in, *type));
+  }
+  const std::uint32_t updates = decode_count(in);
+  for (std::uint32_t i = 0; i < updates; ++i) {
+    const std::uint64_t id = in.u64();
+    result.updates[id] = static_cast<std::int64_t>(in.u64());
+  }
+  return result;
+}
+
+}  // namespace sluice::detail

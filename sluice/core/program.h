@@ -1,0 +1,104 @@
+// A task as it travels: which operators to open over which partitions, and where their records end.
+//
+// Made by the planner (plan.h), encoded to bytes for another process, run by whoever has a TaskEnvironment.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <variant>
+#include <vector>
+
+#include "sluice/core/task.h"
+
+namespace sluice::detail {
+
+using OperatorInfoPtr = std::shared_ptr<const OperatorInfo>;
+
+/// Records of a partition of a cached RDD or a received block, by id.
+struct BlockId {
+  std::uint64_t owner = 0;
+  std::uint64_t index = 0;
+  friend auto operator<=>(const BlockId&, const BlockId&) = default;
+};
+
+struct ReadSource {
+  Shipped<Source> source;
+};
+struct ReadShuffle {
+  std::uint64_t shuffle = 0;
+  Shipped<ShuffleKernel> kernel;
+};
+struct ReadBlock {
+  BlockId block;
+  const TypeOps* type = nullptr;
+};
+struct RunKernel {
+  Shipped<Kernel> kernel;
+};
+struct RunZip {
+  Shipped<ZipKernel> kernel;
+};
+/// Passes the records of its inputs on, one input after the other.
+struct PassThrough {};
+
+/// One operator over one partition. Inputs are indices of earlier steps.
+struct TaskStep {
+  std::variant<ReadSource, ReadShuffle, ReadBlock, RunKernel, RunZip, PassThrough> what;
+  OperatorInfoPtr info;
+  std::uint32_t partition = 0;
+  std::vector<std::uint32_t> inputs;
+};
+
+struct WriteShuffle {
+  std::uint64_t shuffle = 0;
+  std::uint32_t targets = 0;
+  Shipped<ShuffleKernel> kernel;
+};
+struct WriteBlock {
+  BlockId block;
+  const TypeOps* type = nullptr;
+  int level = 0;
+};
+/// Records that the driver wants. All actions are this, after kernels that reduce a partition to what is asked for.
+struct Collect {
+  /// Index of the target among those of the job.
+  std::uint32_t target = 0;
+  const TypeOps* type = nullptr;
+};
+
+/// Where records of a step end. A step may have several outputs: it runs once and its chunks are teed.
+struct TaskOutput {
+  std::variant<WriteShuffle, WriteBlock, Collect> what;
+  std::uint32_t step = 0;
+  /// Map partition of the shuffle, or partition of the block or target.
+  std::uint32_t partition = 0;
+  OperatorInfoPtr info;
+};
+
+struct TaskProgram {
+  std::vector<TaskStep> steps;  // in an order in which inputs come first
+  std::vector<TaskOutput> outputs;
+
+  void encode_to(Encoder& out) const;
+  static TaskProgram decode_from(Decoder& in);
+};
+
+class RestedRecords;
+using RestedPtr = std::shared_ptr<const RestedRecords>;
+
+/// What a successful attempt gives. Results stand in the order of the program's Collect outputs.
+struct TaskResult {
+  std::vector<RestedPtr> results;
+  AccumulatorUpdates updates;
+};
+
+/// Runs one attempt: opens the pipes, reads the sources, and adopts what came out (buckets, blocks, state) when all
+/// of it succeeded. Throws what went wrong; nothing is adopted then.
+TaskResult run_task(const TaskProgram& program, const TaskId& id, TaskEnvironment& environment);
+
+/// A result as bytes and back (for tasks that ran elsewhere).
+void encode_result(const TaskResult& result, Encoder& out);
+TaskResult decode_result(Decoder& in);
+
+}  // namespace sluice::detail

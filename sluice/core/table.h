@@ -1,0 +1,164 @@
+// The hash table of the engine: for combining, grouping, joining and state.
+//
+// Entries lie densely, in the order of their first insertion, so that iteration is fast and its order depends on the
+// input alone; a separate array of 8-byte slots is probed. Probing is done a block of records at a time: hash all,
+// prefetch their slots, prefetch their entries, then look up (as in DuckDB's and Umbra's vectorised probes).
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "sluice/core/arena.h"
+#include "sluice/core/buffer.h"
+#include "sluice/core/key.h"
+
+namespace sluice::detail {
+
+/// Records whose look-ups overlap. More does not help: a core has 10 to 16 outstanding misses.
+inline constexpr std::size_t probe_block = 32;
+
+template <class Kept, class Value>
+struct TableEntry {
+  std::uint64_t hash;
+  Kept key;
+  Value value;
+};
+
+/// Threads: one at a time. Movable. `K` is the user's key type.
+template <class K, class Value>
+class KeyTable {
+ public:
+  using Traits = KeyTraits<K>;
+  using Kept = typename Traits::Kept;
+  using Entry = TableEntry<Kept, Value>;
+  static constexpr std::uint32_t none = ~0U;
+
+  KeyTable() = default;
+
+  std::size_t size() const { return entries_.size(); }
+  Entry* begin() { return entries_.begin(); }
+  Entry* end() { return entries_.end(); }
+  const Entry* begin() const { return entries_.begin(); }
+  const Entry* end() const { return entries_.end(); }
+  Entry& operator[](std::uint32_t index) { return entries_[index]; }
+  const Entry& operator[](std::uint32_t index) const { return entries_[index]; }
+  Arena& arena() { return arena_; }
+
+  void prefetch_slot(std::uint64_t hash) const {
+    if (mask_ != 0) __builtin_prefetch(&slots_.data()[hash & mask_]);
+  }
+  void prefetch_entry(std::uint64_t hash) const {
+    if (mask_ == 0) return;
+    const Slot slot = slots_.data()[hash & mask_];
+    if (slot.index_plus_1 != 0) __builtin_prefetch(entries_.begin() + (slot.index_plus_1 - 1));
+  }
+
+  /// Index of the key's entry, or `none`.
+  std::uint32_t find(std::uint64_t hash, const Kept& key) const {
+    if (mask_ == 0) return none;
+    const auto tag = static_cast<std::uint32_t>(hash >> 32);
+    for (std::uint64_t i = hash & mask_;; i = (i + 1) & mask_) {
+      const Slot slot = slots_.data()[i];
+      if (slot.index_plus_1 == 0) return none;
+      if (slot.tag == tag && Traits::equal(entries_[slot.index_plus_1 - 1].key, key)) return slot.index_plus_1 - 1;
+    }
+  }
+
+  /// The key's entry, made by `make()` (which returns its Value) if it was not there; `second` tells. A new key's
+  /// bytes are copied to the table's arena.
+  template <class Make>
+  std::pair<std::uint32_t, bool> find_or_insert(std::uint64_t hash, const Kept& key, Make&& make) {
+    if (entries_.size() * 8 >= capacity_ * 5) grow();
+    const auto tag = static_cast<std::uint32_t>(hash >> 32);
+    for (std::uint64_t i = hash & mask_;; i = (i + 1) & mask_) {
+      Slot& slot = slots_.data()[i];
+      if (slot.index_plus_1 == 0) {
+        Kept kept = key;
+        Traits::rest(kept, arena_);
+        entries_.emplace_back(Entry{hash, kept, make()});
+        slot = {tag, static_cast<std::uint32_t>(entries_.size())};
+        return {static_cast<std::uint32_t>(entries_.size() - 1), true};
+      }
+      if (slot.tag == tag && Traits::equal(entries_[slot.index_plus_1 - 1].key, key)) {
+        return {slot.index_plus_1 - 1, false};
+      }
+    }
+  }
+
+  /// Removes an entry; the last entry takes its index. Returns the index that the moved entry had (== size() now), so
+  /// that callers can mend indices they hold.
+  std::uint32_t erase(std::uint32_t index) {
+    const auto last = static_cast<std::uint32_t>(entries_.size() - 1);
+    remove_slot(slot_of(index));
+    if (index != last) {
+      slots_.data()[slot_of(last)].index_plus_1 = index + 1;
+      entries_[index] = std::move(entries_[last]);
+    }
+    entries_.pop_back();
+    return last;
+  }
+
+  void reserve(std::size_t entries) {
+    entries_.reserve(entries);
+    std::size_t capacity = std::bit_ceil(entries * 8 / 5 + 1);
+    if (capacity < 16) capacity = 16;
+    if (capacity > capacity_) rebuild(capacity);
+  }
+  void clear() {
+    entries_.clear();
+    arena_.clear();
+    if (capacity_ != 0) slots_.zero();
+  }
+  /// Memory held, for budgets.
+  std::size_t bytes() const { return slots_.bytes() + entries_.bytes() + arena_.reserved_bytes(); }
+
+ private:
+  struct Slot {
+    std::uint32_t tag;
+    std::uint32_t index_plus_1;
+  };
+
+  std::uint64_t slot_of(std::uint32_t index) const {
+    for (std::uint64_t i = entries_[index].hash & mask_;; i = (i + 1) & mask_) {
+      if (slots_.data()[i].index_plus_1 == index + 1) return i;
+    }
+  }
+  // Linear probing needs no tombstones: slots behind the hole move up where that does not pass their home (Knuth,
+  // TAOCP 6.4, algorithm R).
+  void remove_slot(std::uint64_t hole) {
+    for (std::uint64_t i = (hole + 1) & mask_;; i = (i + 1) & mask_) {
+      const Slot slot = slots_.data()[i];
+      if (slot.index_plus_1 == 0) break;
+      const std::uint64_t home = entries_[slot.index_plus_1 - 1].hash & mask_;
+      if (((i - home) & mask_) >= ((i - hole) & mask_)) {
+        slots_.data()[hole] = slot;
+        hole = i;
+      }
+    }
+    slots_.data()[hole] = {0, 0};
+  }
+  void grow() { rebuild(capacity_ == 0 ? 16 : capacity_ * 2); }
+  void rebuild(std::size_t capacity) {
+    SLUICE_ASSERT(capacity <= (1ULL << 32));
+    slots_ = RawArray<Slot>(capacity);
+    slots_.zero();
+    capacity_ = capacity;
+    mask_ = capacity - 1;
+    for (std::size_t e = 0; e < entries_.size(); ++e) {
+      std::uint64_t i = entries_[e].hash & mask_;
+      while (slots_.data()[i].index_plus_1 != 0) i = (i + 1) & mask_;
+      slots_.data()[i] = {static_cast<std::uint32_t>(entries_[e].hash >> 32), static_cast<std::uint32_t>(e + 1)};
+    }
+  }
+
+  std::size_t capacity_ = 0;
+  std::uint64_t mask_ = 0;
+  RawArray<Slot> slots_;
+  Dense<Entry> entries_;
+  Arena arena_;
+};
+
+}  // namespace sluice::detail

@@ -1,0 +1,34 @@
+#include "sluice/core/task.h"
+
+#include "sluice/runtime/fiber.h"
+
+namespace sluice::detail {
+
+TaskContext::TaskContext(TaskEnvironment& environment, const TaskId& id)
+    : environment_(environment), id_(id), outer_(std::exchange(Fiber::local(), this)) {}
+
+TaskContext::~TaskContext() { Fiber::local() = outer_; }
+
+TaskContext* TaskContext::current() { return static_cast<TaskContext*>(Fiber::local()); }
+
+void TaskContext::throw_cancelled() { throw Error(Code::task_cancelled, {}); }
+
+void rethrow_at_record(const OpenAt& at, std::uint64_t record) {
+  try {
+    throw;
+  } catch (const Error& error) {
+    // Thrown further down the pipe: the innermost operator knows best. Also cancellations.
+    if (error.code() == Code::task_cancelled || !error.details().operation.empty()) throw;
+    throw Error(error.code(), {.why = "record " + std::to_string(record) + " of partition " +
+                                      std::to_string(at.partition) + ": " + error.details().why,
+                               .operation = at.info.name,
+                               .where = at.info.where});
+  } catch (...) {
+    throw Error(Code::task_failed, {.why = "record " + std::to_string(record) + " of partition " +
+                                           std::to_string(at.partition) + ": " + current_exception_text(),
+                                    .operation = at.info.name,
+                                    .where = at.info.where});
+  }
+}
+
+}  // namespace sluice::detail

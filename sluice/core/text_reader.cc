@@ -1,0 +1,267 @@
+#include "sluice/core/text_reader.h"
+
+#include <zlib.h>
+#include <zstd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+namespace sluice::detail {
+namespace {
+
+constexpr std::size_t buffer_bytes = 256 << 10;
+
+[[noreturn]] void fail(Code code, const OpenAt& at, const std::string& why) {
+  throw Error(code, {.why = why, .operation = at.info.name, .where = at.info.where});
+}
+
+/// Bytes one after the other.
+class ByteReader {
+ public:
+  virtual ~ByteReader() = default;
+  /// 0 at the end.
+  virtual std::size_t read(std::span<char> into) = 0;
+};
+
+class PlainReader : public ByteReader {
+ public:
+  PlainReader(File& file, std::uint64_t begin) : file_(file), offset_(begin) {}
+  std::size_t read(std::span<char> into) override {
+    const std::size_t got = file_.read_at(offset_, into);
+    offset_ += got;
+    return got;
+  }
+
+ private:
+  File& file_;
+  std::uint64_t offset_;
+};
+
+/// gzip, also of several members one after the other.
+class GzipReader : public ByteReader {
+ public:
+  GzipReader(File& file, const OpenAt& at, const std::string& path)
+      : plain_(file, 0), at_(at), path_(path), input_(buffer_bytes) {
+    if (inflateInit2(&stream_, 15 + 16) != Z_OK) fail(Code::io_failed, at_, "zlib could not be set up");
+  }
+  ~GzipReader() override { inflateEnd(&stream_); }
+
+  std::size_t read(std::span<char> into) override {
+    stream_.next_out = reinterpret_cast<Bytef*>(into.data());
+    stream_.avail_out = static_cast<uInt>(into.size());
+    while (stream_.avail_out == into.size()) {
+      if (stream_.avail_in == 0) {
+        stream_.next_in = reinterpret_cast<Bytef*>(input_.data());
+        stream_.avail_in = static_cast<uInt>(plain_.read(input_));
+        if (stream_.avail_in == 0) {
+          if (in_member_) fail(Code::truncated_data, at_, path_ + ": the compressed data end too early");
+          return 0;
+        }
+      }
+      if (member_ended_) {
+        inflateReset(&stream_);
+        member_ended_ = false;
+      }
+      in_member_ = true;
+      const int result = inflate(&stream_, Z_NO_FLUSH);
+      if (result == Z_STREAM_END) {
+        member_ended_ = true;
+        in_member_ = false;
+      } else if (result != Z_OK && result != Z_BUF_ERROR) {
+        fail(Code::corrupt_data, at_, path_ + ": " + (stream_.msg != nullptr ? stream_.msg : "not gzip data"));
+      }
+    }
+    return into.size() - stream_.avail_out;
+  }
+
+ private:
+  PlainReader plain_;
+  const OpenAt& at_;
+  const std::string& path_;
+  std::vector<char> input_;
+  z_stream stream_{};
+  bool in_member_ = false;
+  bool member_ended_ = false;
+};
+
+class ZstdReader : public ByteReader {
+ public:
+  ZstdReader(File& file, const OpenAt& at, const std::string& path)
+      : plain_(file, 0), at_(at), path_(path), input_(buffer_bytes), stream_(ZSTD_createDStream()) {
+    if (stream_ == nullptr) fail(Code::io_failed, at_, "zstd could not be set up");
+  }
+  ~ZstdReader() override { ZSTD_freeDStream(stream_); }
+
+  std::size_t read(std::span<char> into) override {
+    ZSTD_outBuffer output{into.data(), into.size(), 0};
+    while (output.pos == 0) {
+      if (pending_.pos == pending_.size) {
+        pending_ = {input_.data(), plain_.read(input_), 0};
+        if (pending_.size == 0) {
+          if (in_frame_) fail(Code::truncated_data, at_, path_ + ": the compressed data end too early");
+          return 0;
+        }
+      }
+      const std::size_t result = ZSTD_decompressStream(stream_, &output, &pending_);
+      if (ZSTD_isError(result) != 0) fail(Code::corrupt_data, at_, path_ + ": " + ZSTD_getErrorName(result));
+      in_frame_ = result != 0;
+    }
+    return output.pos;
+  }
+
+ private:
+  PlainReader plain_;
+  const OpenAt& at_;
+  const std::string& path_;
+  std::vector<char> input_;
+  ZSTD_inBuffer pending_{nullptr, 0, 0};
+  ZSTD_DStream* stream_;
+  bool in_frame_ = false;
+};
+
+bool ends_with(std::string_view text, std::string_view end) { return text.ends_with(end); }
+
+/// Cuts bytes into lines as they come; counts and drops lines over the limit.
+class LineCutter {
+ public:
+  LineCutter(const OpenAt& at, const TextReadOptions& options, Pipe& out) : at_(at), options_(options), out_(out) {}
+
+  /// Pushes whole lines of `buffer`; returns how many bytes at its end are an unfinished line.
+  std::size_t whole_lines(std::string_view buffer) {
+    const std::size_t last = buffer.rfind('\n');
+    if (last == std::string_view::npos) return buffer.size();
+    push(buffer.substr(0, last + 1));
+    return buffer.size() - last - 1;
+  }
+  void push(std::string_view lines) {
+    if (options_.line_bytes_max >= lines.size()) {
+      push_lines(at_.task, lines, out_);
+      return;
+    }
+    // Rare: some line may be too long. Runs of good lines are pushed together.
+    std::size_t good = 0;
+    for (std::size_t begin = 0; begin < lines.size();) {
+      std::size_t end = lines.find('\n', begin);
+      end = end == std::string_view::npos ? lines.size() : end + 1;
+      if (end - begin > options_.line_bytes_max + 1) {
+        push_lines(at_.task, lines.substr(good, begin - good), out_);
+        count_too_long();
+        good = end;
+      }
+      begin = end;
+    }
+    push_lines(at_.task, lines.substr(good), out_);
+  }
+  void count_too_long() {
+    if (options_.too_long_counter != 0) at_.task.add(options_.too_long_counter, 1);
+  }
+  bool too_long(std::size_t bytes) const { return bytes > options_.line_bytes_max; }
+
+ private:
+  const OpenAt& at_;
+  const TextReadOptions& options_;
+  Pipe& out_;
+};
+
+}  // namespace
+
+bool is_compressed(std::string_view path) { return ends_with(path, ".gz") || ends_with(path, ".zst"); }
+
+void read_text_range(const OpenAt& at, const TextRange& range, const TextReadOptions& options, Pipe& out) {
+  FileSystem& files = at.task.environment().runtime.files();
+  const std::unique_ptr<File> file = files.open(range.path);
+  if (file == nullptr) fail(Code::not_readable, at, range.path + ": no such file");
+  if (range.size != ~std::uint64_t{0} && file->info().size_bytes < range.size) {
+    fail(Code::file_changed, at, range.path + ": is shorter than when it was chosen");
+  }
+  std::unique_ptr<ByteReader> reader;
+  if (ends_with(range.path, ".gz")) {
+    reader = std::make_unique<GzipReader>(*file, at, range.path);
+  } else if (ends_with(range.path, ".zst")) {
+    reader = std::make_unique<ZstdReader>(*file, at, range.path);
+  } else {
+    reader = std::make_unique<PlainReader>(*file, range.begin);
+  }
+
+  const PooledMemory memory(buffer_bytes + 1);
+  std::string long_line;  // an unfinished line longer than the buffer
+  LineCutter cutter(at, options, out);
+  std::uint64_t position = is_compressed(range.path) ? 0 : range.begin;  // of the buffer's first byte
+  const std::uint64_t end = is_compressed(range.path) ? ~std::uint64_t{0} : range.end;
+  std::size_t kept = 0;
+  bool dropping = false;  // inside a line that is too long
+
+  // A range that begins inside a line leaves that line to the range before it.
+  bool skipping = false;
+  if (position > 0) {
+    char before = 0;
+    if (file->read_at(position - 1, {&before, 1}) == 1) skipping = before != '\n';
+  }
+  while (!out.full()) {
+    const std::size_t got = reader->read({memory.data() + kept, buffer_bytes - kept});
+    const std::uint64_t buffer_begin = position - kept;
+    position += got;
+    std::string_view buffer(memory.data(), kept + got);
+    if (got == 0) {
+      if (skipping || dropping || buffer_begin - long_line.size() >= end) return;
+      if (!long_line.empty()) {
+        long_line.append(buffer);
+        buffer = long_line;
+      }
+      if (!buffer.empty()) cutter.push(buffer);
+      return;
+    }
+    // Lines that begin at or after the end belong to the next range: cut after the line that crosses it.
+    bool last = false;
+    if (position > end) {
+      const std::size_t from = end > buffer_begin ? static_cast<std::size_t>(end - buffer_begin - 1) : 0;
+      const std::size_t newline = buffer.find('\n', from);
+      if (newline != std::string_view::npos) {
+        buffer = buffer.substr(0, newline + 1);
+        last = true;
+      }
+    }
+    if (skipping || dropping) {
+      const std::size_t newline = buffer.find('\n');
+      if (newline == std::string_view::npos) {
+        kept = 0;
+        if (last || (skipping && position >= end)) return;
+        continue;
+      }
+      if (skipping && buffer_begin + newline + 1 >= end) return;
+      skipping = dropping = false;
+      buffer.remove_prefix(newline + 1);
+    }
+    if (!long_line.empty()) {
+      const std::size_t newline = buffer.find('\n');
+      const std::size_t taken = newline == std::string_view::npos ? buffer.size() : newline + 1;
+      long_line.append(buffer.substr(0, taken));
+      buffer.remove_prefix(taken);
+      if (newline != std::string_view::npos) {
+        cutter.push(long_line);
+        long_line.clear();
+      } else if (cutter.too_long(long_line.size())) {
+        cutter.count_too_long();
+        long_line.clear();
+        dropping = true;
+      }
+    }
+    kept = cutter.whole_lines(buffer);
+    if (last) return;
+    if (kept == 0) continue;
+    const std::string_view rest = buffer.substr(buffer.size() - kept);
+    if (kept < buffer_bytes / 2) {
+      std::memmove(memory.data(), rest.data(), kept);
+    } else if (cutter.too_long(kept)) {
+      cutter.count_too_long();
+      dropping = true;
+      kept = 0;
+    } else {
+      long_line.assign(rest);
+      kept = 0;
+    }
+  }
+}
+
+}  // namespace sluice::detail

@@ -1,0 +1,82 @@
+#include "sluice/core/turns.h"
+
+namespace sluice::detail {
+
+struct Turns::Player {
+  std::unique_ptr<Fiber> fiber;
+  std::exception_ptr error;
+  NodePtr wanted;
+  JobResult got;
+};
+
+namespace {
+// Turns that play on this thread, innermost last: a function may itself run a batch program. Keyed by fiber, because in
+// the simulation several drivers share the thread.
+thread_local std::vector<std::pair<Fiber*, Turns*>> playing_fibers;
+}  // namespace
+
+Turns::Turns(Engine& engine, Time batch) : engine_(engine), batch_(batch) {}
+Turns::~Turns() = default;
+
+std::vector<std::exception_ptr> Turns::run(std::vector<std::function<void()>> functions) {
+  for (auto& function : functions) {
+    players_.push_back(std::make_unique<Player>());
+    players_.back()->fiber = std::make_unique<Fiber>(std::move(function));
+    playing_fibers.emplace_back(players_.back()->fiber.get(), this);
+  }
+  std::vector<Player*> asking;
+  for (bool first = true; first || !asking.empty(); first = false) {
+    asking.clear();
+    for (const auto& player : players_) {
+      if (player->fiber->done()) continue;
+      playing_ = player.get();
+      try {
+        player->fiber->resume();
+      } catch (...) {
+        player->error = std::current_exception();
+      }
+      if (player->wanted != nullptr) asking.push_back(player.get());
+    }
+    if (asking.empty()) break;
+    std::vector<NodePtr> targets;
+    for (Player* player : asking) targets.push_back(std::move(player->wanted));
+    std::vector<JobResult> results = engine_.run(targets, batch_);
+    for (std::size_t i = 0; i < asking.size(); ++i) {
+      asking[i]->got = std::move(results[i]);
+      asking[i]->wanted = nullptr;
+    }
+  }
+  std::vector<std::exception_ptr> errors;
+  for (const auto& player : players_) {
+    std::erase_if(playing_fibers, [&](const auto& entry) { return entry.first == player->fiber.get(); });
+    errors.push_back(player->error);
+  }
+  players_.clear();
+  return errors;
+}
+
+std::vector<RestedPtr> Turns::ask(const NodePtr& node) {
+  Player* const self = playing_;
+  self->wanted = node;
+  Fiber::yield();
+  JobResult got = std::move(self->got);
+  if (got.error != nullptr) std::rethrow_exception(got.error);
+  return std::move(got.partitions);
+}
+
+std::vector<RestedPtr> Turns::collect(Engine& engine, const NodePtr& node) {
+  if (TaskContext::current() != nullptr) {
+    throw Error(Code::bad_argument, {.why = "an RDD or DStream was used inside a function that runs in tasks",
+                                     .operation = node->info->name,
+                                     .where = node->info->where});
+  }
+  Fiber* const fiber = Fiber::current();
+  for (const auto& [playing, turns] : playing_fibers) {
+    if (playing == fiber && &turns->engine_ == &engine) return turns->ask(node);
+  }
+  JobResult result = std::move(engine.run({node})[0]);
+  if (result.error != nullptr) std::rethrow_exception(result.error);
+  return std::move(result.partitions);
+}
+
+}  // namespace sluice::detail

@@ -1,0 +1,42 @@
+// Functions of the driver that take turns at their actions, so that these can be planned together.
+//
+// The output functions of a batch are run as fibers. One that asks for the records of an RDD stops there; when all have
+// stopped or ended, everything that was asked for is one job, in which shared nodes run once. Functions never run at
+// the same time, and start in order.
+#pragma once
+
+#include <exception>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "sluice/core/engine.h"
+#include "sluice/runtime/fiber.h"
+
+namespace sluice::detail {
+
+class Turns {
+ public:
+  Turns(Engine& engine, Time batch);
+  ~Turns();
+  Turns(const Turns&) = delete;
+  Turns& operator=(const Turns&) = delete;
+
+  /// What a function threw, or nullptr, in the order of `functions`.
+  std::vector<std::exception_ptr> run(std::vector<std::function<void()>> functions);
+
+  /// Records of `node`: inside a function of some Turns by joining its next job, elsewhere by a job of their own.
+  /// Rethrows why they could not be made.
+  static std::vector<RestedPtr> collect(Engine& engine, const NodePtr& node);
+
+ private:
+  struct Player;
+  std::vector<RestedPtr> ask(const NodePtr& node);
+
+  Engine& engine_;
+  Time batch_;
+  std::vector<std::unique_ptr<Player>> players_;
+  Player* playing_ = nullptr;
+};
+
+}  // namespace sluice::detail

@@ -1,0 +1,91 @@
+#include "sluice/runtime/filesystem.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "sluice/runtime/errors.h"
+
+namespace sluice {
+namespace {
+
+std::string base_name(std::string_view path) { return std::string(path.substr(path.find_last_of('/') + 1)); }
+
+// After a failed publish. The first failure is the one to report, and a temporary left behind does no harm.
+void remove_temporary(FileSystem& files, const std::string& path) {
+  try {
+    files.remove(path);
+  } catch (const Error&) {
+    return;
+  }
+}
+
+}  // namespace
+
+void FileSystem::publish(const std::string& path, std::span<const char> bytes) {
+  char unique[48];
+  std::snprintf(unique, sizeof unique, ".%016llx.%llu.tmp", static_cast<unsigned long long>(tag_),
+                static_cast<unsigned long long>(publish_count_.fetch_add(1, std::memory_order_relaxed)));
+  const std::string directory = parent_path(path);
+  const std::string temporary = directory + "/." + base_name(path) + unique;
+  try {
+    {
+      std::unique_ptr<File> file = create(temporary);
+      file->append(bytes);
+      file->sync();
+    }
+    rename(temporary, path);
+  } catch (...) {
+    remove_temporary(*this, temporary);
+    throw;
+  }
+  sync_directory(directory);
+}
+
+bool FileSystem::remove_all(const std::string& path) {
+  const std::optional<FileInfo> info = stat(path);
+  if (!info) return false;
+  if (info->is_directory && !info->is_link) {
+    // nullopt: someone else has removed it in the meantime.
+    if (const auto entries = list(path)) {
+      for (const FileInfo& entry : *entries) remove_all(entry.path);
+    }
+  }
+  return remove(path);
+}
+
+std::string read_file(FileSystem& files, const std::string& path, std::uint64_t bytes_max) {
+  const std::unique_ptr<File> file = files.open(path);
+  if (!file) throw Error(Code::not_readable, {.why = path + ": no such file"});
+  const auto check = [&](std::uint64_t size_bytes) {
+    if (size_bytes <= bytes_max) return;
+    throw Error(Code::over_limit, {.why = path + " has more than " + std::to_string(bytes_max) + " bytes"});
+  };
+  const std::uint64_t expected = file->info().size_bytes;
+  check(expected);
+  // One byte more than expected, so that the end is seen. A file may grow, and those of /proc say 0 and hold a page or
+  // more.
+  std::string text(static_cast<std::size_t>(std::max<std::uint64_t>(expected, 4095)) + 1, '\0');
+  std::size_t filled = 0;
+  while (true) {
+    const std::size_t count = file->read_at(filled, std::span(text).subspan(filled));
+    filled += count;
+    check(filled);
+    if (count == 0) break;
+    if (filled == text.size()) text.resize(filled * 2);
+  }
+  text.resize(filled);
+  return text;
+}
+
+std::string parent_path(std::string_view path) {
+  const auto without_slashes = [](std::string_view text) {
+    while (text.size() > 1 && text.ends_with('/')) text.remove_suffix(1);
+    return text;
+  };
+  path = without_slashes(path);
+  const std::size_t slash = path.find_last_of('/');
+  if (slash == std::string_view::npos) return ".";
+  return std::string(without_slashes(path.substr(0, std::max<std::size_t>(slash, 1))));
+}
+
+}  // namespace sluice

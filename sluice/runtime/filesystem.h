@@ -1,0 +1,101 @@
+// Files behind an interface, so that a test can lose, reorder and refuse writes.
+//
+// Threads: a FileSystem is safe from all threads; a File is used by one thread at a time.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "sluice/runtime/clock.h"
+
+namespace sluice {
+
+/// What is known of a file. Identity of a file is (path, inode, birth): times are compared for equality only, because
+/// inodes are used again at once and clocks lie.
+struct FileInfo {
+  std::string path;
+  std::uint64_t size_bytes = 0;
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+  /// Birth time; the epoch where the file system does not keep one.
+  Time birth{};
+  Time modified{};
+  bool is_directory = false;
+  /// The path itself is a symbolic link. All else describes what it leads to; of a dangling link, the link.
+  bool is_link = false;
+
+  bool same_file(const FileInfo& other) const {
+    return device == other.device && inode == other.inode && birth == other.birth;
+  }
+};
+
+/// An open file. Closes itself; closing never flushes to disk, `sync()` does.
+class File {
+ public:
+  virtual ~File() = default;
+  /// Reads up to `into.size()` bytes at `offset`; returns how many, 0 at the end of the file. Errors: SLU-401.
+  virtual std::size_t read_at(std::uint64_t offset, std::span<char> into) = 0;
+  /// Writes all of `bytes` at the end. Errors: SLU-401 (disk full, EIO), after which any part may have been written.
+  virtual void append(std::span<const char> bytes) = 0;
+  /// Returns when all that was appended is on the disk. A failed sync ends the process: the kernel may have dropped
+  /// the pages, and a second sync would lie (PostgreSQL's fsync lesson).
+  virtual void sync() = 0;
+  /// Cuts the file to `size_bytes`.
+  virtual void truncate(std::uint64_t size_bytes) = 0;
+  virtual FileInfo info() = 0;
+};
+
+/// A tree of files. Paths are POSIX paths. Errors are SLU-401 with path and reason, unless said otherwise.
+class FileSystem {
+ public:
+  virtual ~FileSystem() = default;
+  /// Opens for reading; nullptr when there is no such file.
+  virtual std::unique_ptr<File> open(const std::string& path) = 0;
+  /// Opens for appending, creating it when missing.
+  virtual std::unique_ptr<File> open_append(const std::string& path) = 0;
+  /// Creates an empty file, replacing an older one of that name.
+  virtual std::unique_ptr<File> create(const std::string& path) = 0;
+  /// Moves atomically, replacing the target. Durable only after `sync_directory` of the target's directory.
+  virtual void rename(const std::string& from, const std::string& to) = 0;
+  /// Removes a file or an empty directory; false when there was none.
+  virtual bool remove(const std::string& path) = 0;
+  /// Makes the directory and its parents; no error when it is there.
+  virtual void make_directories(const std::string& path) = 0;
+  /// Makes created, renamed and removed names of the directory durable.
+  virtual void sync_directory(const std::string& path) = 0;
+  /// What lies directly in the directory, ordered by path; nullopt when there is no such directory.
+  virtual std::optional<std::vector<FileInfo>> list(const std::string& path) = 0;
+  /// nullopt when there is none.
+  virtual std::optional<FileInfo> stat(const std::string& path) = 0;
+
+  /// Writes `bytes` so that after a crash at any instant `path` holds either the old content or all of the new one:
+  /// temporary name, sync, rename, directory sync. The temporary lies beside `path`, its name begins with '.' and ends
+  /// with ".tmp"; a crash can leave one behind, which is never read and may be removed by the directory's owner.
+  void publish(const std::string& path, std::span<const char> bytes);
+  /// Removes a directory with all it holds (links, not what they lead to); false when there was none.
+  bool remove_all(const std::string& path);
+
+ protected:
+  /// `tag` keeps the temporary names of this object apart from those of other processes that publish to the same
+  /// directory, as a driver and the one it replaces may. A simulation leaves it 0 and repeats its names.
+  explicit FileSystem(std::uint64_t tag = 0) : tag_(tag) {}
+
+ private:
+  const std::uint64_t tag_;
+  std::atomic<std::uint64_t> publish_count_{0};
+};
+
+/// The whole content. Errors: SLU-411 when missing, SLU-305 when larger than `bytes_max`.
+std::string read_file(FileSystem& files, const std::string& path, std::uint64_t bytes_max = 1ULL << 30);
+
+/// "a/b" of "a/b/c"; "." when there is no slash.
+std::string parent_path(std::string_view path);
+
+}  // namespace sluice

@@ -1,0 +1,269 @@
+#include "sluice/runtime/filesystem.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "sluice/runtime/errors.h"
+#include "sluice/runtime/runtime.h"
+
+namespace sluice {
+namespace {
+
+// A directory of its own for each test.
+class LocalFilesTest : public ::testing::Test {
+ protected:
+  LocalFilesTest() {
+    std::string pattern = ::testing::TempDir() + "/sluice-files-XXXXXX";
+    directory_ = ::mkdtemp(pattern.data());
+  }
+  ~LocalFilesTest() override { files_.remove_all(directory_); }
+
+  std::string path(const std::string& name) const { return directory_ + "/" + name; }
+
+  void write(const std::string& name, std::string_view text) { files_.create(path(name))->append(text); }
+
+  std::string text(const std::string& name) { return read_file(files_, path(name)); }
+
+  std::vector<std::string> names(const std::string& below = "") {
+    std::vector<std::string> result;
+    const std::string at = below.empty() ? directory_ : path(below);
+    const auto entries = files_.list(at).value();
+    for (const FileInfo& info : entries) result.push_back(info.path.substr(at.size() + 1));
+    return result;
+  }
+
+  template <typename Call>
+  static Code code_of(Call call) {
+    try {
+      call();
+    } catch (const Error& error) {
+      return error.code();
+    }
+    ADD_FAILURE() << "no error was thrown";
+    return Code::no_output;
+  }
+
+  FileSystem& files_ = system_runtime().files();
+  std::string directory_;
+};
+
+using Names = std::vector<std::string>;
+
+TEST_F(LocalFilesTest, PublishWritesTheWholeContent) {
+  files_.publish(path("a"), std::string("hello"));
+  EXPECT_EQ(text("a"), "hello");
+}
+
+TEST_F(LocalFilesTest, PublishLeavesNoTemporary) {
+  files_.publish(path("a"), std::string("hello"));
+  EXPECT_EQ(names(), Names{"a"});
+}
+
+// A reader that opened the old file keeps the old bytes: the name moved to a new file and nothing was overwritten.
+TEST_F(LocalFilesTest, PublishReplacesTheNameAndNotTheBytes) {
+  files_.publish(path("a"), std::string("old"));
+  const auto before = files_.stat(path("a"));
+  const auto reader = files_.open(path("a"));
+  files_.publish(path("a"), std::string("new content"));
+  std::string seen(20, '\0');
+  seen.resize(reader->read_at(0, seen));
+  EXPECT_EQ(seen, "old");
+  EXPECT_EQ(text("a"), "new content");
+  EXPECT_FALSE(files_.stat(path("a"))->same_file(*before));
+}
+
+TEST_F(LocalFilesTest, AFailedPublishLeavesOldContentAndNoTemporary) {
+  files_.make_directories(path("a/in-the-way"));
+  EXPECT_EQ(code_of([&] { files_.publish(path("a"), std::string("new")); }), Code::io_failed);
+  EXPECT_EQ(names(), Names{"a"});
+}
+
+TEST_F(LocalFilesTest, AListIsOrderedByPath) {
+  for (const char* name : {"b", "a10", ".hidden", "a1", "C"}) write(name, "");
+  EXPECT_EQ(names(), (Names{".hidden", "C", "a1", "a10", "b"}));
+}
+
+TEST_F(LocalFilesTest, AListTellsFilesFromDirectories) {
+  files_.make_directories(path("d"));
+  write("f", "123");
+  const auto entries = files_.list(directory_).value();
+  ASSERT_EQ(entries.size(), 2u);
+  EXPECT_TRUE(entries[0].is_directory);
+  EXPECT_FALSE(entries[1].is_directory);
+  EXPECT_EQ(entries[1].size_bytes, 3u);
+}
+
+TEST_F(LocalFilesTest, AListOfWhatIsNoDirectoryIsNothing) {
+  write("f", "");
+  EXPECT_EQ(files_.list(path("missing")), std::nullopt);
+  EXPECT_EQ(files_.list(path("f")), std::nullopt);
+}
+
+TEST_F(LocalFilesTest, IdentityChangesWhenAFileIsReplaced) {
+  write("a", "same bytes");
+  write("b", "same bytes");
+  const auto before = files_.stat(path("a")).value();
+  files_.rename(path("b"), path("a"));
+  EXPECT_FALSE(files_.stat(path("a"))->same_file(before));
+}
+
+TEST_F(LocalFilesTest, IdentityIsKeptWhenAFileGrowsOrMoves) {
+  write("a", "1");
+  const auto before = files_.stat(path("a")).value();
+  files_.open_append(path("a"))->append(std::string("2"));
+  files_.rename(path("a"), path("b"));
+  EXPECT_TRUE(files_.stat(path("b"))->same_file(before));
+  EXPECT_EQ(files_.open(path("b"))->info().size_bytes, 2u);
+}
+
+TEST_F(LocalFilesTest, ALinkTellsOfItsTarget) {
+  write("f", "123");
+  ASSERT_EQ(::symlink(path("f").c_str(), path("link").c_str()), 0);
+  const auto info = files_.stat(path("link")).value();
+  EXPECT_TRUE(info.is_link);
+  EXPECT_EQ(info.size_bytes, 3u);
+  EXPECT_TRUE(info.same_file(*files_.stat(path("f"))));
+}
+
+TEST_F(LocalFilesTest, ADanglingLinkIsListedAsItself) {
+  ASSERT_EQ(::symlink("nowhere", path("link").c_str()), 0);
+  EXPECT_EQ(names(), Names{"link"});
+  EXPECT_EQ(files_.open(path("link")), nullptr);
+}
+
+TEST_F(LocalFilesTest, ReadsPastTheEndAreEmpty) {
+  write("a", "12345");
+  const auto file = files_.open(path("a"));
+  std::string buffer(4, '\0');
+  EXPECT_EQ(file->read_at(3, buffer), 2u);
+  EXPECT_EQ(buffer.substr(0, 2), "45");
+  EXPECT_EQ(file->read_at(5, buffer), 0u);
+  EXPECT_EQ(file->read_at(1'000'000, buffer), 0u);
+}
+
+TEST_F(LocalFilesTest, AppendGoesOnAtTheEnd) {
+  write("a", "one");
+  files_.open_append(path("a"))->append(std::string(" two"));
+  EXPECT_EQ(text("a"), "one two");
+}
+
+TEST_F(LocalFilesTest, AppendAfterTruncateGoesOnAtTheNewEnd) {
+  write("a", "12345");
+  const auto file = files_.open_append(path("a"));
+  file->truncate(2);
+  file->append(std::string("x"));
+  file->sync();
+  EXPECT_EQ(text("a"), "12x");
+}
+
+TEST_F(LocalFilesTest, CreateEmptiesAnOlderFile) {
+  write("a", "old");
+  files_.create(path("a"));
+  EXPECT_EQ(text("a"), "");
+}
+
+TEST_F(LocalFilesTest, AMissingFileIsNoError) {
+  EXPECT_EQ(files_.open(path("missing")), nullptr);
+  EXPECT_EQ(files_.stat(path("missing")), std::nullopt);
+  EXPECT_FALSE(files_.remove(path("missing")));
+  EXPECT_FALSE(files_.remove_all(path("missing")));
+}
+
+TEST_F(LocalFilesTest, AnErrorNamesPathAndReason) {
+  try {
+    files_.rename(path("missing"), path("b"));
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::io_failed);
+    EXPECT_NE(error.details().why.find(path("missing")), std::string::npos);
+    EXPECT_NE(error.details().why.find("No such file"), std::string::npos);
+  }
+}
+
+TEST_F(LocalFilesTest, AFullDiskIsAnError) {
+  const auto full = files_.open_append("/dev/full");
+  EXPECT_EQ(code_of([&] { full->append(std::string("x")); }), Code::io_failed);
+}
+
+TEST_F(LocalFilesTest, WhatCannotBeSyncedIsAnErrorAndNotTheEnd) {
+  const auto device = files_.open_append("/dev/null");
+  EXPECT_EQ(code_of([&] { device->sync(); }), Code::io_failed);
+}
+
+TEST_F(LocalFilesTest, DirectoriesAreMadeWithTheirParents) {
+  files_.make_directories(path("a/b/c"));
+  files_.make_directories(path("a/b/c"));
+  EXPECT_TRUE(files_.stat(path("a/b/c"))->is_directory);
+}
+
+TEST_F(LocalFilesTest, AFileInTheWayOfADirectoryIsAnError) {
+  write("a", "");
+  EXPECT_EQ(code_of([&] { files_.make_directories(path("a")); }), Code::io_failed);
+  EXPECT_EQ(code_of([&] { files_.make_directories(path("a/b")); }), Code::io_failed);
+}
+
+TEST_F(LocalFilesTest, RemoveTakesEmptyDirectoriesOnly) {
+  files_.make_directories(path("a/b"));
+  EXPECT_EQ(code_of([&] { files_.remove(path("a")); }), Code::io_failed);
+  EXPECT_TRUE(files_.remove(path("a/b")));
+  EXPECT_TRUE(files_.remove(path("a")));
+}
+
+TEST_F(LocalFilesTest, RemoveAllTakesTheWholeTree) {
+  files_.make_directories(path("a/b/c"));
+  write("a/b/f", "x");
+  EXPECT_TRUE(files_.remove_all(path("a")));
+  EXPECT_EQ(names(), Names{});
+}
+
+TEST_F(LocalFilesTest, RemoveAllDoesNotFollowLinks) {
+  files_.make_directories(path("kept"));
+  write("kept/f", "x");
+  files_.make_directories(path("a"));
+  ASSERT_EQ(::symlink(path("kept").c_str(), path("a/link").c_str()), 0);
+  EXPECT_TRUE(files_.remove_all(path("a")));
+  EXPECT_EQ(names(), Names{"kept"});
+  EXPECT_EQ(text("kept/f"), "x");
+}
+
+TEST_F(LocalFilesTest, ReadFileTakesAFileOfAnySize) {
+  std::string big(300'000, 'x');
+  big.back() = 'y';
+  write("a", big);
+  EXPECT_EQ(text("a"), big);
+}
+
+TEST_F(LocalFilesTest, ReadFileTakesFilesThatDoNotTellTheirSize) {
+  EXPECT_NE(read_file(files_, "/proc/self/status").find("Pid:"), std::string::npos);
+}
+
+TEST_F(LocalFilesTest, ReadFileOfAMissingFileIsNotReadable) {
+  EXPECT_EQ(code_of([&] { read_file(files_, path("missing")); }), Code::not_readable);
+}
+
+TEST_F(LocalFilesTest, ReadFileKeepsItsLimit) {
+  write("a", "12345");
+  EXPECT_EQ(read_file(files_, path("a"), 5), "12345");
+  EXPECT_EQ(code_of([&] { read_file(files_, path("a"), 4); }), Code::over_limit);
+  EXPECT_EQ(code_of([&] { read_file(files_, "/proc/self/status", 4); }), Code::over_limit);
+}
+
+TEST(ParentPath, IsWhatComesBeforeTheLastName) {
+  EXPECT_EQ(parent_path("a/b/c"), "a/b");
+  EXPECT_EQ(parent_path("a/b/"), "a");
+  EXPECT_EQ(parent_path("a//b"), "a");
+}
+
+TEST(ParentPath, OfANameAloneIsThisDirectory) { EXPECT_EQ(parent_path("a"), "."); }
+
+TEST(ParentPath, EndsAtTheRoot) {
+  EXPECT_EQ(parent_path("/a"), "/");
+  EXPECT_EQ(parent_path("/"), "/");
+}
+
+}  // namespace
+}  // namespace sluice

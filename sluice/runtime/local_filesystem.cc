@@ -1,0 +1,229 @@
+// The files of this machine.
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <utility>
+
+#include "sluice/runtime/errors.h"
+#include "sluice/runtime/filesystem.h"
+#include "sluice/runtime/posix.h"
+
+namespace sluice::detail {
+namespace {
+
+[[noreturn]] void throw_failed(std::string_view call, const std::string& path, int error) {
+  throw Error(Code::io_failed, {.why = std::string(call) + " " + path + ": " + errno_text(error)});
+}
+
+bool is_missing(int error) { return error == ENOENT || error == ENOTDIR; }
+
+// Repeats `call` while a signal interrupts it.
+template <typename Call>
+auto uninterrupted(Call call) {
+  while (true) {
+    const auto result = call();
+    if (result >= 0 || errno != EINTR) return result;
+  }
+}
+
+Time to_time(const struct statx_timestamp& stamp) {
+  return Time(std::chrono::seconds(stamp.tv_sec) + std::chrono::nanoseconds(stamp.tv_nsec));
+}
+
+FileInfo to_info(const struct statx& data, std::string path) {
+  FileInfo info;
+  info.path = std::move(path);
+  info.size_bytes = data.stx_size;
+  info.device = (static_cast<std::uint64_t>(data.stx_dev_major) << 32) | data.stx_dev_minor;
+  info.inode = data.stx_ino;
+  if ((data.stx_mask & STATX_BTIME) != 0) info.birth = to_time(data.stx_btime);
+  info.modified = to_time(data.stx_mtime);
+  info.is_directory = S_ISDIR(data.stx_mode);
+  return info;
+}
+
+constexpr unsigned statx_mask = STATX_BASIC_STATS | STATX_BTIME;
+
+// `name` relative to the directory `at`; `path` is what the caller calls it.
+std::optional<FileInfo> stat_at(int at, const char* name, const std::string& path) {
+  struct statx data;
+  if (uninterrupted([&] { return ::statx(at, name, AT_SYMLINK_NOFOLLOW, statx_mask, &data); }) < 0) {
+    if (is_missing(errno)) return std::nullopt;
+    throw_failed("stat", path, errno);
+  }
+  if (!S_ISLNK(data.stx_mode)) return to_info(data, path);
+
+  struct statx target;
+  const bool leads_somewhere = uninterrupted([&] { return ::statx(at, name, 0, statx_mask, &target); }) == 0;
+  if (!leads_somewhere && !is_missing(errno) && errno != ELOOP) throw_failed("stat", path, errno);
+  FileInfo info = to_info(leads_somewhere ? target : data, path);
+  info.is_link = true;
+  return info;
+}
+
+// After a failed sync the kernel may have dropped the dirty pages and marked them clean: nothing this process knows of
+// the file is true any more, and the next sync would report success. Recovery reads what really is on the disk.
+void sync_or_die(int descriptor, const std::string& path) {
+  if (uninterrupted([&] { return ::fdatasync(descriptor); }) == 0) return;
+  const int error = errno;
+  // A pipe or a device cannot be synced at all, and has lost nothing.
+  if (error == EINVAL || error == EROFS) throw_failed("fdatasync", path, error);
+  std::fprintf(stderr, "sluice: fdatasync %s: %s; the process ends, since what was written may be lost\n", path.c_str(),
+               errno_text(error).c_str());
+  std::abort();
+}
+
+class LocalFile final : public File {
+ public:
+  LocalFile(Descriptor descriptor, std::string path) : descriptor_(std::move(descriptor)), path_(std::move(path)) {}
+
+  std::size_t read_at(std::uint64_t offset, std::span<char> into) override {
+    std::size_t done = 0;
+    while (done < into.size()) {
+      const ssize_t count = uninterrupted([&] {
+        return ::pread(descriptor_.get(), into.data() + done, into.size() - done, static_cast<off_t>(offset + done));
+      });
+      if (count < 0) throw_failed("read", path_, errno);
+      if (count == 0) break;
+      done += static_cast<std::size_t>(count);
+    }
+    return done;
+  }
+
+  void append(std::span<const char> bytes) override {
+    while (!bytes.empty()) {
+      const ssize_t count = uninterrupted([&] { return ::write(descriptor_.get(), bytes.data(), bytes.size()); });
+      if (count < 0) throw_failed("write", path_, errno);
+      bytes = bytes.subspan(static_cast<std::size_t>(count));
+    }
+  }
+
+  void sync() override { sync_or_die(descriptor_.get(), path_); }
+
+  void truncate(std::uint64_t size_bytes) override {
+    if (uninterrupted([&] { return ::ftruncate(descriptor_.get(), static_cast<off_t>(size_bytes)); }) < 0) {
+      throw_failed("truncate", path_, errno);
+    }
+  }
+
+  FileInfo info() override {
+    struct statx data;
+    if (uninterrupted([&] { return ::statx(descriptor_.get(), "", AT_EMPTY_PATH, statx_mask, &data); }) < 0) {
+      throw_failed("stat", path_, errno);
+    }
+    return to_info(data, path_);
+  }
+
+ private:
+  Descriptor descriptor_;
+  std::string path_;
+};
+
+class LocalFiles final : public FileSystem {
+ public:
+  LocalFiles() : FileSystem(system_random_bits()) {}
+
+  std::unique_ptr<File> open(const std::string& path) override {
+    Descriptor descriptor = open_descriptor(path, O_RDONLY);
+    if (!descriptor.is_open()) {
+      if (is_missing(errno)) return nullptr;
+      throw_failed("open", path, errno);
+    }
+    return std::make_unique<LocalFile>(std::move(descriptor), path);
+  }
+
+  std::unique_ptr<File> open_append(const std::string& path) override { return open_to_write(path, 0); }
+
+  std::unique_ptr<File> create(const std::string& path) override { return open_to_write(path, O_TRUNC); }
+
+  void rename(const std::string& from, const std::string& to) override {
+    if (::rename(from.c_str(), to.c_str()) < 0) throw_failed("rename to " + to + " of", from, errno);
+  }
+
+  bool remove(const std::string& path) override {
+    if (::unlink(path.c_str()) == 0) return true;
+    // Linux says EISDIR for a directory, POSIX EPERM.
+    if ((errno == EISDIR || errno == EPERM) && ::rmdir(path.c_str()) == 0) return true;
+    if (is_missing(errno)) return false;
+    throw_failed("remove", path, errno);
+  }
+
+  void make_directories(const std::string& path) override {
+    if (::mkdir(path.c_str(), 0755) == 0) return;
+    if (errno == ENOENT && parent_path(path) != path) {
+      make_directories(parent_path(path));
+      if (::mkdir(path.c_str(), 0755) == 0) return;
+    }
+    const int error = errno;
+    // Another one may have made it in the meantime.
+    const std::optional<FileInfo> there = stat(path);
+    if (!there || !there->is_directory) throw_failed("mkdir", path, error);
+  }
+
+  void sync_directory(const std::string& path) override {
+    const Descriptor descriptor = open_descriptor(path, O_RDONLY | O_DIRECTORY);
+    if (!descriptor.is_open()) throw_failed("open", path, errno);
+    sync_or_die(descriptor.get(), path);
+  }
+
+  std::optional<std::vector<FileInfo>> list(const std::string& path) override {
+    Descriptor descriptor = open_descriptor(path, O_RDONLY | O_DIRECTORY);
+    if (!descriptor.is_open()) {
+      if (is_missing(errno)) return std::nullopt;
+      throw_failed("open", path, errno);
+    }
+    // The stream gets a descriptor of its own, because closedir closes it.
+    const int duplicate = ::fcntl(descriptor.get(), F_DUPFD_CLOEXEC, 0);
+    if (duplicate < 0) throw_failed("open", path, errno);
+    const std::unique_ptr<DIR, decltype([](DIR* stream) { ::closedir(stream); })> stream(::fdopendir(duplicate));
+    if (!stream) {
+      const int error = errno;
+      const Descriptor closes_it(duplicate);
+      throw_failed("list", path, error);
+    }
+
+    const std::string prefix = path.ends_with('/') ? path : path + "/";
+    std::vector<FileInfo> entries;
+    while (true) {
+      errno = 0;
+      const dirent* entry = ::readdir(stream.get());
+      if (entry == nullptr) {
+        if (errno != 0) throw_failed("list", path, errno);
+        break;
+      }
+      const std::string_view name = entry->d_name;
+      if (name == "." || name == "..") continue;
+      // One that was removed since it was listed is not there.
+      if (auto info = stat_at(descriptor.get(), entry->d_name, prefix + entry->d_name)) {
+        entries.push_back(std::move(*info));
+      }
+    }
+    std::sort(entries.begin(), entries.end(), [](const FileInfo& a, const FileInfo& b) { return a.path < b.path; });
+    return entries;
+  }
+
+  std::optional<FileInfo> stat(const std::string& path) override { return stat_at(AT_FDCWD, path.c_str(), path); }
+
+ private:
+  static Descriptor open_descriptor(const std::string& path, int flags) {
+    return Descriptor(uninterrupted([&] { return ::open(path.c_str(), flags | O_CLOEXEC, 0644); }));
+  }
+
+  static std::unique_ptr<File> open_to_write(const std::string& path, int flags) {
+    Descriptor descriptor = open_descriptor(path, O_RDWR | O_CREAT | O_APPEND | flags);
+    if (!descriptor.is_open()) throw_failed("open", path, errno);
+    return std::make_unique<LocalFile>(std::move(descriptor), path);
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<FileSystem> make_local_files() { return std::make_unique<LocalFiles>(); }
+
+}  // namespace sluice::detail

@@ -1,0 +1,20 @@
+// Memory straight from the system, for those who recycle it themselves.
+#pragma once
+
+#include <cstddef>
+
+namespace sluice {
+
+/// The bytes of a huge page. Memory of this size or more is aligned to it.
+inline constexpr std::size_t huge_page_bytes = 2 << 20;
+
+/// Maps `bytes` (a multiple of 4096) of zeroed memory; huge pages are asked for from `huge_page_bytes` on, because the
+/// page faults of fresh memory cost more than the work done in it.
+///
+/// Errors: std::bad_alloc.
+char* allocate_pages(std::size_t bytes);
+
+/// Gives back memory of `allocate_pages`, all of it or a part made of whole pages.
+void free_pages(char* pages, std::size_t bytes) noexcept;
+
+}  // namespace sluice

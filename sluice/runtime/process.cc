@@ -1,0 +1,275 @@
+#include "sluice/runtime/process.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <spawn.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <ctime>
+#include <mutex>
+#include <string_view>
+#include <thread>
+
+#include "sluice/runtime/errors.h"
+#include "sluice/runtime/posix.h"
+
+namespace sluice {
+
+std::optional<std::string> environment(const std::string& name) {
+  const char* value = std::getenv(name.c_str());
+  if (value == nullptr) return std::nullopt;
+  return value;
+}
+
+std::size_t core_count() {
+  // The kernel refuses a mask shorter than its own; 1024 cores are the usual size, some kernels have more.
+  for (int cores = 1024; cores <= (1 << 20); cores *= 2) {
+    const std::unique_ptr<cpu_set_t, decltype([](cpu_set_t* set) { CPU_FREE(set); })> set(
+        CPU_ALLOC(static_cast<std::size_t>(cores)));
+    const std::size_t bytes = CPU_ALLOC_SIZE(static_cast<std::size_t>(cores));
+    if (::sched_getaffinity(0, bytes, set.get()) == 0) {
+      return static_cast<std::size_t>(std::max(1, CPU_COUNT_S(bytes, set.get())));
+    }
+    if (errno != EINVAL) break;
+  }
+  return 1;
+}
+
+Duration process_cpu_time() {
+  timespec used{};
+  SLUICE_ASSERT(::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used) == 0);
+  return std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
+}
+
+namespace {
+
+// The value in bytes of a line "VmRSS:     123 kB" of /proc/self/status; 0 where there is none.
+std::uint64_t status_bytes(std::string_view label) {
+  const std::string text = read_file(system_runtime().files(), "/proc/self/status");
+  const std::size_t at = text.find(std::string(label) + ":");
+  if (at == std::string::npos) return 0;
+  return std::strtoull(text.c_str() + at + label.size() + 1, nullptr, 10) * 1024;
+}
+
+}  // namespace
+
+// Not getrusage: its ru_maxrss survives exec, so a child would begin with the peak of its parent.
+std::uint64_t resident_bytes_peak() { return status_bytes("VmHWM"); }
+
+std::uint64_t resident_bytes() { return status_bytes("VmRSS"); }
+
+std::optional<std::pair<int, int>> terminal_size() {
+  winsize size{};
+  if (::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0 || size.ws_col == 0 || size.ws_row == 0) return std::nullopt;
+  return std::pair<int, int>(size.ws_col, size.ws_row);
+}
+
+namespace {
+
+constexpr int parent_descriptor = 3;
+
+[[noreturn]] void throw_process_failed(std::string_view call, int error) {
+  throw Error(Code::process_failed, {.why = std::string(call) + ": " + detail::errno_text(error)});
+}
+
+// Threads: `wait` and `kill` from different threads. The process is reaped under the mutex and never before, so `kill`
+// cannot hit a stranger who was given the same number.
+class PosixChild final : public ChildProcess {
+ public:
+  PosixChild(pid_t pid, detail::Descriptor socket)
+      : pid_(pid),
+        connection_(detail::adopt_socket(std::move(socket), "child " + std::to_string(pid), detail::system_clock())) {}
+
+  ~PosixChild() override {
+    kill(SIGKILL);
+    wait();
+  }
+
+  Connection& connection() override { return *connection_; }
+  int pid() const override { return pid_; }
+
+  int wait() override {
+    // First wait for the end without reaping, which needs no mutex.
+    siginfo_t info;
+    while (::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOWAIT) < 0) {
+      // ECHILD: another call has reaped it, or the program ignores SIGCHLD and the kernel did.
+      if (errno == ECHILD) break;
+      SLUICE_ASSERT(errno == EINTR);
+    }
+    const std::lock_guard lock(mutex_);
+    if (!status_) {
+      int status = 0;
+      pid_t reaped = 0;
+      do {
+        reaped = ::waitpid(pid_, &status, 0);
+      } while (reaped < 0 && errno == EINTR);
+      // Reaped by someone else: how it ended is not known any more, and must not pass for success.
+      constexpr int unknown = 255;
+      status_ = reaped < 0 ? unknown : WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    }
+    return *status_;
+  }
+
+  void kill(int signal) override {
+    const std::lock_guard lock(mutex_);
+    if (!status_) ::kill(pid_, signal);
+  }
+
+ private:
+  const pid_t pid_;
+  const std::unique_ptr<Connection> connection_;
+  std::mutex mutex_;
+  std::optional<int> status_;
+};
+
+// The settings of posix_spawn, which must be destroyed.
+struct SpawnSettings {
+  SpawnSettings() {
+    ::posix_spawn_file_actions_init(&actions);
+    ::posix_spawnattr_init(&attributes);
+  }
+  ~SpawnSettings() {
+    ::posix_spawn_file_actions_destroy(&actions);
+    ::posix_spawnattr_destroy(&attributes);
+  }
+  SpawnSettings(const SpawnSettings&) = delete;
+  SpawnSettings& operator=(const SpawnSettings&) = delete;
+
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attributes;
+};
+
+}  // namespace
+
+std::unique_ptr<ChildProcess> spawn_self(const std::vector<std::string>& arguments) {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0) throw_process_failed("socketpair", errno);
+  detail::Descriptor ours(ends[0]);
+  const detail::Descriptor theirs(ends[1]);
+
+  SpawnSettings settings;
+  // The copy is not closed by exec; where `theirs` is 3 already, posix_spawn clears its close-on-exec flag.
+  ::posix_spawn_file_actions_adddup2(&settings.actions, theirs.get(), parent_descriptor);
+  // What this thread blocks and this program ignores is no business of the child's.
+  sigset_t none;
+  sigset_t ours_to_reset;
+  ::sigemptyset(&none);
+  ::sigemptyset(&ours_to_reset);
+  for (int signal : {SIGINT, SIGTERM, SIGPIPE, SIGHUP, SIGCHLD}) ::sigaddset(&ours_to_reset, signal);
+  ::posix_spawnattr_setsigmask(&settings.attributes, &none);
+  ::posix_spawnattr_setsigdefault(&settings.attributes, &ours_to_reset);
+  ::posix_spawnattr_setflags(&settings.attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+
+  std::vector<char*> argv;
+  argv.push_back(program_invocation_name);
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+
+  // The link leads to the running binary itself, even when its file was replaced or removed since.
+  pid_t pid = 0;
+  const int error =
+      ::posix_spawn(&pid, "/proc/self/exe", &settings.actions, &settings.attributes, argv.data(), environ);
+  if (error != 0) throw_process_failed("start of a child process", error);
+  return std::make_unique<PosixChild>(pid, std::move(ours));
+}
+
+std::unique_ptr<Connection> connection_to_parent() {
+  static std::atomic<bool> taken{false};
+  SLUICE_ASSERT(!taken.exchange(true));
+  struct stat data;
+  if (::fstat(parent_descriptor, &data) < 0) throw_process_failed("descriptor 3, the parent's connection", errno);
+  if (!S_ISSOCK(data.st_mode)) throw_process_failed("descriptor 3, the parent's connection", ENOTSOCK);
+  // Children of this process must not hold it open: its end tells the parent that this process is gone.
+  if (::fcntl(parent_descriptor, F_SETFD, FD_CLOEXEC) < 0) throw_process_failed("fcntl", errno);
+  return detail::adopt_socket(detail::Descriptor(parent_descriptor), "parent", detail::system_clock());
+}
+
+namespace {
+
+// What the signal handler may touch. It can run on any thread at any instant, so nothing here is ever destroyed, and
+// the pipe stays open when the watch ends: a late handler must not write to someone else's descriptor.
+struct SignalPipe {
+  std::atomic<int> write_end{-1};
+  std::atomic<int> signal_count{0};
+  int read_end = -1;
+};
+static_assert(std::atomic<int>::is_always_lock_free, "the signal handler may not take a lock");
+SignalPipe signal_pipe;
+
+constexpr unsigned char end_of_watch = 0;
+
+void tell_watch(unsigned char what) {
+  while (::write(signal_pipe.write_end.load(), &what, 1) < 0 && errno == EINTR) continue;
+}
+
+void handle_signal(int signal) {
+  const int saved = errno;
+  if (signal_pipe.signal_count.fetch_add(1) > 0) ::_exit(128 + signal);
+  tell_watch(static_cast<unsigned char>(signal));
+  errno = saved;
+}
+
+unsigned char next_signal() {
+  unsigned char what = end_of_watch;
+  while (::read(signal_pipe.read_end, &what, 1) < 0 && errno == EINTR) continue;
+  return what;
+}
+
+}  // namespace
+
+struct SignalWatch::State {
+  std::function<void(int)> on_signal;
+  struct sigaction old_int {};
+  struct sigaction old_term {};
+  std::thread thread;
+};
+
+SignalWatch::SignalWatch(std::function<void(int)> on_signal) : state_(std::make_unique<State>()) {
+  static std::mutex mutex;
+  {
+    const std::lock_guard lock(mutex);
+    if (signal_pipe.write_end.load() < 0) {
+      int ends[2];
+      if (::pipe2(ends, O_CLOEXEC) < 0) throw_process_failed("pipe", errno);
+      signal_pipe.read_end = ends[0];
+      signal_pipe.write_end.store(ends[1]);
+    }
+  }
+  struct sigaction current {};
+  ::sigaction(SIGINT, nullptr, &current);
+  // Two watches would share one pipe and restore each other's handlers.
+  SLUICE_ASSERT(current.sa_handler != handle_signal);
+
+  state_->on_signal = std::move(on_signal);
+  signal_pipe.signal_count.store(0);
+  state_->thread = std::thread([this]() noexcept {
+    pthread_setname_np(pthread_self(), "sluice-signals");
+    for (unsigned char what = next_signal(); what != end_of_watch; what = next_signal()) state_->on_signal(what);
+  });
+  struct sigaction action {};
+  action.sa_handler = handle_signal;
+  action.sa_flags = SA_RESTART;
+  ::sigemptyset(&action.sa_mask);
+  ::sigaction(SIGINT, &action, &state_->old_int);
+  ::sigaction(SIGTERM, &action, &state_->old_term);
+}
+
+SignalWatch::~SignalWatch() {
+  ::sigaction(SIGINT, &state_->old_int, nullptr);
+  ::sigaction(SIGTERM, &state_->old_term, nullptr);
+  tell_watch(end_of_watch);
+  state_->thread.join();
+}
+
+}  // namespace sluice

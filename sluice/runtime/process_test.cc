@@ -1,0 +1,253 @@
+#include "sluice/runtime/process.h"
+
+#include <gtest/gtest.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+#include "sluice/runtime/errors.h"
+
+namespace sluice {
+namespace {
+
+const Time never = Time::max();
+
+std::string read_some(Connection& connection) {
+  std::string buffer(100, '\0');
+  buffer.resize(connection.read(buffer, never).value());
+  return buffer;
+}
+
+constexpr const char* child_marker = "--sluice-process-test-child";
+
+void echo() {
+  const auto parent = connection_to_parent();
+  for (std::string text = read_some(*parent); !text.empty(); text = read_some(*parent)) parent->write(text, never);
+}
+
+// Tells each step to the parent, so that nothing depends on time.
+[[noreturn]] void watch_signals() {
+  const auto parent = connection_to_parent();
+  const SignalWatch watch([&](int signal) { parent->write("signal " + std::to_string(signal), never); });
+  parent->write(std::string("ready"), never);
+  while (true) read_some(*parent);
+}
+
+[[noreturn]] void act_as_child(std::string_view role) {
+  if (role == "echo") echo();
+  if (role == "exit-7") ::_exit(7);
+  if (role == "watch-signals") watch_signals();
+  if (role == "wait") read_some(*connection_to_parent());
+  ::_exit(0);
+}
+
+// Before main, because all tests of a folder share the main of GoogleTest. glibc hands the arguments to constructors.
+__attribute__((constructor)) void become_child(int argc, char** argv) {
+  if (argc == 3 && std::strcmp(argv[1], child_marker) == 0) act_as_child(argv[2]);
+}
+
+std::unique_ptr<ChildProcess> spawn_child(const std::string& role) { return spawn_self({child_marker, role}); }
+
+TEST(ChildProcesses, TalkToTheirParent) {
+  const auto child = spawn_child("echo");
+  child->connection().write(std::string("hello"), never);
+  EXPECT_EQ(read_some(child->connection()), "hello");
+  child->connection().close();
+  EXPECT_EQ(child->wait(), 0);
+}
+
+TEST(ChildProcesses, GiveBackTheirExitStatus) {
+  const auto child = spawn_child("exit-7");
+  EXPECT_EQ(child->wait(), 7);
+  EXPECT_EQ(child->wait(), 7);
+}
+
+TEST(ChildProcesses, GiveBackTheSignalThatKilledThem) {
+  const auto child = spawn_child("wait");
+  child->kill(SIGKILL);
+  EXPECT_EQ(child->wait(), 128 + SIGKILL);
+}
+
+TEST(ChildProcesses, EndTheStreamWhenTheyDie) {
+  const auto child = spawn_child("wait");
+  child->kill(SIGKILL);
+  EXPECT_EQ(read_some(child->connection()), "");
+}
+
+TEST(ChildProcesses, DoNotOutliveTheirOwner) {
+  int pid = 0;
+  {
+    const auto child = spawn_child("wait");
+    pid = child->pid();
+  }
+  EXPECT_EQ(::kill(pid, 0), -1);
+}
+
+TEST(ChildProcesses, CannotBeKilledOnceWaitedFor) {
+  const auto child = spawn_child("exit-7");
+  child->wait();
+  child->kill(SIGKILL);
+  EXPECT_EQ(child->wait(), 7);
+}
+
+TEST(SignalWatches, TellOfTheFirstSignal) {
+  const auto child = spawn_child("watch-signals");
+  ASSERT_EQ(read_some(child->connection()), "ready");
+  child->kill(SIGTERM);
+  EXPECT_EQ(read_some(child->connection()), "signal " + std::to_string(SIGTERM));
+}
+
+TEST(SignalWatches, LetTheSecondSignalEndTheProcess) {
+  const auto child = spawn_child("watch-signals");
+  ASSERT_EQ(read_some(child->connection()), "ready");
+  child->kill(SIGTERM);
+  read_some(child->connection());
+  child->kill(SIGINT);
+  EXPECT_EQ(child->wait(), 128 + SIGINT);
+}
+
+TEST(SignalWatches, GiveTheSignalsBack) {
+  struct sigaction before {};
+  struct sigaction after {};
+  ::sigaction(SIGTERM, nullptr, &before);
+  {
+    const SignalWatch watch([](int) {});
+  }
+  ::sigaction(SIGTERM, nullptr, &after);
+  EXPECT_EQ(before.sa_handler, after.sa_handler);
+}
+
+TEST(SignalWatches, CanFollowOneAnother) {
+  for (int signal : {SIGINT, SIGTERM}) {
+    int seen = 0;
+    {
+      const SignalWatch watch([&](int which) { seen = which; });
+      ::raise(signal);
+    }
+    EXPECT_EQ(seen, signal);
+  }
+}
+
+int some_function(int x) { return x + 1; }
+
+TEST(Images, HoldTheFunctionsOfTheProgram) {
+  const void* address = reinterpret_cast<const void*>(&some_function);
+  const Image* image = image_of(address);
+  ASSERT_NE(image, nullptr);
+  EXPECT_LE(image->base, reinterpret_cast<std::uintptr_t>(address));
+  EXPECT_GT(image->end, reinterpret_cast<std::uintptr_t>(address));
+  EXPECT_NE(image->build_id, 0u);
+}
+
+TEST(Images, OfALibraryIsAnotherThanThatOfTheProgram) {
+  const Image* library = image_of(reinterpret_cast<const void*>(&::getpid));
+  ASSERT_NE(library, nullptr);
+  EXPECT_NE(library, image_of(reinterpret_cast<const void*>(&some_function)));
+  EXPECT_NE(library->path.find(".so"), std::string::npos) << library->path;
+}
+
+TEST(Images, AreFoundByTheirBuildId) {
+  const Image* image = image_of(reinterpret_cast<const void*>(&some_function));
+  ASSERT_NE(image, nullptr);
+  EXPECT_EQ(image_with_build_id(image->build_id), image);
+}
+
+TEST(Images, ThatAreNotLoadedAreNotFound) {
+  int local = 0;
+  EXPECT_EQ(image_of(&local), nullptr);
+  EXPECT_EQ(image_with_build_id(0x123456789), nullptr);
+}
+
+std::uintptr_t number_of(const void* address) { return reinterpret_cast<std::uintptr_t>(address); }
+
+int initialised = 1;
+int zeroed[100];
+
+TEST(MemoryKinds, SmallAllocationsAreHeap) {
+  const auto text = std::make_unique<std::string>("x");
+  EXPECT_EQ(memory_kind(number_of(text.get())), MemoryKind::heap);
+}
+
+TEST(MemoryKinds, LargeAllocationsAreHeap) {
+  const std::string large(64 << 20, 'x');
+  EXPECT_EQ(memory_kind(number_of(large.data() + large.size() / 2)), MemoryKind::heap);
+}
+
+TEST(MemoryKinds, LocalVariablesAreStack) {
+  int local = 0;
+  EXPECT_EQ(memory_kind(number_of(&local)), MemoryKind::stack);
+}
+
+TEST(MemoryKinds, StacksOfOtherThreadsCountAsHeap) {
+  system_runtime()
+      .spawn("stack",
+             [] {
+               int local = 0;
+               EXPECT_EQ(memory_kind(number_of(&local)), MemoryKind::heap);
+             })
+      ->join();
+}
+
+TEST(MemoryKinds, CodeConstantsAndGlobalsAreImage) {
+  EXPECT_EQ(memory_kind(number_of(reinterpret_cast<const void*>(&some_function))), MemoryKind::image);
+  EXPECT_EQ(memory_kind(number_of("a literal")), MemoryKind::image);
+  EXPECT_EQ(memory_kind(number_of(&initialised)), MemoryKind::image);
+  EXPECT_EQ(memory_kind(number_of(&zeroed[50])), MemoryKind::image);
+}
+
+TEST(MemoryKinds, NumbersAreUnmapped) {
+  for (std::uintptr_t number : {std::uintptr_t{0}, std::uintptr_t{42}, std::uintptr_t{65'535}, UINTPTR_MAX}) {
+    EXPECT_EQ(memory_kind(number), MemoryKind::unmapped);
+  }
+  double one = 1;
+  std::uintptr_t bits = 0;
+  std::memcpy(&bits, &one, sizeof bits);
+  EXPECT_EQ(memory_kind(bits), MemoryKind::unmapped);
+}
+
+TEST(MemoryKinds, GuardPagesAreUnmapped) {
+  void* page = ::mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(page, MAP_FAILED);
+  EXPECT_EQ(memory_kind(number_of(page)), MemoryKind::unmapped);
+  ::munmap(page, 4096);
+}
+
+// As malloc does when an arena of a thread grows.
+TEST(MemoryKinds, WhatWasOpenedSinceIsFound) {
+  void* page = ::mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(page, MAP_FAILED);
+  EXPECT_EQ(memory_kind(number_of(page)), MemoryKind::unmapped);
+  ASSERT_EQ(::mprotect(page, 4096, PROT_READ | PROT_WRITE), 0);
+  EXPECT_EQ(memory_kind(number_of(page)), MemoryKind::heap);
+  ::munmap(page, 4096);
+}
+
+TEST(Process, ReadsItsEnvironment) {
+  ::setenv("SLUICE_PROCESS_TEST", "value", 1);
+  EXPECT_EQ(environment("SLUICE_PROCESS_TEST"), "value");
+  ::unsetenv("SLUICE_PROCESS_TEST");
+  EXPECT_EQ(environment("SLUICE_PROCESS_TEST"), std::nullopt);
+}
+
+TEST(Process, HasACore) { EXPECT_GE(core_count(), 1u); }
+
+TEST(Process, UsesCpuTime) {
+  const Duration before = process_cpu_time();
+  while (process_cpu_time() == before) continue;
+  EXPECT_GT(process_cpu_time(), before);
+}
+
+TEST(Process, KnowsItsMemory) {
+  EXPECT_GT(resident_bytes(), 100'000u);
+  EXPECT_GE(resident_bytes_peak(), resident_bytes() / 2);
+}
+
+}  // namespace
+}  // namespace sluice

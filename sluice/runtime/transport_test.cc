@@ -1,0 +1,293 @@
+#include "sluice/runtime/transport.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <memory>
+#include <string>
+
+#include "sluice/runtime/errors.h"
+#include "sluice/runtime/runtime.h"
+
+namespace sluice {
+namespace {
+
+using namespace std::chrono_literals;
+
+const Time never = Time::max();
+const Time past = Time(1s);
+
+// Two connected ends.
+struct Pair {
+  std::unique_ptr<Listener> listener;
+  std::unique_ptr<Connection> client;
+  std::unique_ptr<Connection> server;
+};
+
+class TransportTest : public ::testing::Test {
+ protected:
+  TransportTest() {
+    std::string pattern = ::testing::TempDir() + "/sluice-transport-XXXXXX";
+    directory_ = ::mkdtemp(pattern.data());
+  }
+  ~TransportTest() override { system_runtime().files().remove_all(directory_); }
+
+  std::string socket_path() const { return directory_ + "/s"; }
+  Address unix_address() const { return {"unix:" + socket_path()}; }
+
+  Pair connected(const Address& address) {
+    Pair pair;
+    pair.listener = transport_.listen(address);
+    pair.client = transport_.connect(pair.listener->address(), never);
+    pair.server = pair.listener->accept(never);
+    return pair;
+  }
+
+  static std::string read_some(Connection& connection) {
+    std::string buffer(100, '\0');
+    buffer.resize(connection.read(buffer, never).value());
+    return buffer;
+  }
+
+  static std::string read_all(Connection& connection) {
+    std::string all;
+    for (std::string part = read_some(connection); !part.empty(); part = read_some(connection)) all += part;
+    return all;
+  }
+
+  // The text of the failure, after a look at its code.
+  template <typename Call>
+  static std::string failure(Code code, Call call) {
+    try {
+      call();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), code) << error.what();
+      return error.details().why;
+    }
+    ADD_FAILURE() << "no error was thrown";
+    return "";
+  }
+
+  static void expect_round_trip(Pair& pair) {
+    pair.client->write(std::string("ping"), never);
+    EXPECT_EQ(read_some(*pair.server), "ping");
+    pair.server->write(std::string("pong"), never);
+    EXPECT_EQ(read_some(*pair.client), "pong");
+  }
+
+  // Calls `blocked` on a thread and `close` here. Whichever comes first, the thread must end; a run under load
+  // sees both orders.
+  static void expect_woken(std::function<void()> blocked, std::function<void()> close) {
+    const auto thread = system_runtime().spawn("blocked", std::move(blocked));
+    close();
+    thread->join();
+  }
+
+  Transport& transport_ = system_runtime().transport();
+  std::string directory_;
+};
+
+TEST_F(TransportTest, BytesGoBothWaysOverTcp) {
+  Pair pair = connected(Address::tcp("127.0.0.1", 0));
+  expect_round_trip(pair);
+}
+
+TEST_F(TransportTest, BytesGoBothWaysOverAUnixSocket) {
+  Pair pair = connected(unix_address());
+  expect_round_trip(pair);
+}
+
+TEST_F(TransportTest, BytesGoBothWaysOverIpv6) {
+  std::unique_ptr<Listener> listener;
+  try {
+    listener = transport_.listen({"[::1]:0"});
+  } catch (const Error& error) {
+    GTEST_SKIP() << "this machine has no IPv6: " << error.what();
+  }
+  EXPECT_TRUE(listener->address().text.starts_with("[::1]:")) << listener->address().text;
+  Pair pair;
+  pair.client = transport_.connect(listener->address(), never);
+  pair.server = listener->accept(never);
+  expect_round_trip(pair);
+}
+
+TEST_F(TransportTest, NamesAreLookedUp) {
+  const auto listener = transport_.listen({"localhost:0"});
+  const std::string& bound = listener->address().text;
+  Pair pair;
+  pair.client = transport_.connect({"localhost" + bound.substr(bound.find_last_of(':'))}, never);
+  pair.server = listener->accept(never);
+  expect_round_trip(pair);
+}
+
+TEST_F(TransportTest, AnEndKnowsItsPeer) {
+  Pair tcp = connected(Address::tcp("127.0.0.1", 0));
+  EXPECT_EQ(tcp.client->peer(), tcp.listener->address().text);
+  EXPECT_TRUE(tcp.server->peer().starts_with("127.0.0.1:")) << tcp.server->peer();
+  Pair local = connected(unix_address());
+  EXPECT_EQ(local.client->peer(), unix_address().text);
+}
+
+TEST_F(TransportTest, MoreThanTheSystemBuffersArrivesWhole) {
+  Pair pair = connected(Address::tcp("127.0.0.1", 0));
+  std::string sent(16 << 20, 'x');
+  for (std::size_t i = 0; i < sent.size(); i += 997) sent[i] = static_cast<char>(i);
+  const auto writer = system_runtime().spawn("writer", [&] {
+    pair.client->write(sent, never);
+    pair.client->close();
+  });
+  std::string received(sent.size(), '\0');
+  std::size_t count = 0;
+  while (count < received.size()) {
+    const std::size_t part = pair.server->read(std::span(received).subspan(count), never).value();
+    if (part == 0) break;
+    count += part;
+  }
+  writer->join();
+  EXPECT_EQ(count, sent.size());
+  EXPECT_EQ(received, sent);
+}
+
+TEST_F(TransportTest, TheEndOfTheStreamReadsAsZero) {
+  Pair pair = connected(Address::tcp("127.0.0.1", 0));
+  pair.client->write(std::string("last"), never);
+  pair.client.reset();
+  EXPECT_EQ(read_all(*pair.server), "last");
+}
+
+TEST_F(TransportTest, AReadPastItsDeadlineReturnsNothing) {
+  Pair pair = connected(Address::tcp("127.0.0.1", 0));
+  std::string buffer(10, '\0');
+  EXPECT_EQ(pair.server->read(buffer, past), std::nullopt);
+}
+
+TEST_F(TransportTest, AWritePastItsDeadlineFails) {
+  Pair pair = connected(unix_address());
+  // More than any socket buffers while nobody reads.
+  const std::string much(64 << 20, 'x');
+  EXPECT_NE(failure(Code::network_failed, [&] { pair.client->write(much, past); }).find("deadline"), std::string::npos);
+}
+
+TEST_F(TransportTest, AnAcceptPastItsDeadlineReturnsNothing) {
+  const auto listener = transport_.listen(Address::tcp("127.0.0.1", 0));
+  EXPECT_EQ(listener->accept(past), nullptr);
+}
+
+TEST_F(TransportTest, CloseWakesABlockedReader) {
+  for (const Address& address : {Address::tcp("127.0.0.1", 0), unix_address()}) {
+    Pair pair = connected(address);
+    expect_woken(
+        [&] {
+          EXPECT_NE(failure(Code::network_failed, [&] { read_some(*pair.server); }).find("closed on this side"),
+                    std::string::npos);
+        },
+        [&] { pair.server->close(); });
+  }
+}
+
+TEST_F(TransportTest, CloseWakesABlockedWriter) {
+  for (const Address& address : {Address::tcp("127.0.0.1", 0), unix_address()}) {
+    Pair pair = connected(address);
+    const std::string much(64 << 20, 'x');
+    expect_woken(
+        [&] {
+          EXPECT_NE(failure(Code::network_failed, [&] { pair.server->write(much, never); }).find("closed on this side"),
+                    std::string::npos);
+        },
+        [&] { pair.server->close(); });
+  }
+}
+
+TEST_F(TransportTest, CloseWakesABlockedAccept) {
+  for (const Address& address : {Address::tcp("127.0.0.1", 0), unix_address()}) {
+    const auto listener = transport_.listen(address);
+    expect_woken([&] { EXPECT_EQ(listener->accept(never), nullptr); }, [&] { listener->close(); });
+  }
+}
+
+TEST_F(TransportTest, CloseMayBeRepeated) {
+  Pair pair = connected(Address::tcp("127.0.0.1", 0));
+  for (int i = 0; i < 2; ++i) {
+    pair.client->close();
+    pair.listener->close();
+  }
+  EXPECT_EQ(read_some(*pair.server), "");
+}
+
+TEST_F(TransportTest, WritingToAPeerThatIsGoneFailsWithoutASignal) {
+  Pair pair = connected(unix_address());
+  pair.server.reset();
+  failure(Code::network_failed, [&] { pair.client->write(std::string("x"), never); });
+}
+
+TEST_F(TransportTest, ARefusedConnectionIsAnError) {
+  const auto listener = transport_.listen(Address::tcp("127.0.0.1", 0));
+  const Address address = listener->address();
+  listener->close();
+  EXPECT_NE(failure(Code::network_failed, [&] { transport_.connect(address, never); }).find("refused"),
+            std::string::npos);
+}
+
+TEST_F(TransportTest, AMissingUnixSocketIsAnError) {
+  failure(Code::network_failed, [&] { transport_.connect(unix_address(), never); });
+}
+
+TEST_F(TransportTest, AnUnknownHostIsAnError) {
+  // RFC 6761: names below .invalid never exist. The deadline is past, so no name server is waited for.
+  failure(Code::network_failed, [&] { transport_.connect({"nobody.invalid:1"}, past); });
+}
+
+TEST_F(TransportTest, ListeningBeyondLoopbackIsRefused) {
+  for (const char* text : {"0.0.0.0:0", "[::]:0", ":0", "*:0", "192.0.2.1:0", "[::ffff:192.0.2.1]:0"}) {
+    failure(Code::not_listening_address, [&] { transport_.listen({text}); });
+  }
+}
+
+TEST_F(TransportTest, AnAddressThatCannotBeUnderstoodIsABadArgument) {
+  for (const char* text :
+       {"", "localhost", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "127.0.0.1:-1", "::1:80", "unix:"}) {
+    failure(Code::bad_argument, [&] { transport_.connect({text}, never); });
+    failure(Code::bad_argument, [&] { transport_.listen({text}); });
+  }
+  failure(Code::bad_argument, [&] { transport_.listen({"unix:/" + std::string(200, 'x')}); });
+}
+
+TEST_F(TransportTest, AnAddressInUseIsAnError) {
+  const auto tcp = transport_.listen(Address::tcp("127.0.0.1", 0));
+  failure(Code::network_failed, [&] { transport_.listen(tcp->address()); });
+  const auto local = transport_.listen(unix_address());
+  failure(Code::network_failed, [&] { transport_.listen(unix_address()); });
+}
+
+TEST_F(TransportTest, AUnixSocketIsForItsOwnerOnly) {
+  const auto listener = transport_.listen(unix_address());
+  struct stat data {};
+  ASSERT_EQ(::stat(socket_path().c_str(), &data), 0);
+  EXPECT_EQ(data.st_mode & 07777, 0600u);
+}
+
+TEST_F(TransportTest, AClosedUnixListenerRemovesItsFile) {
+  transport_.listen(unix_address())->close();
+  EXPECT_EQ(system_runtime().files().stat(socket_path()), std::nullopt);
+}
+
+TEST_F(TransportTest, AnAbandonedUnixSocketIsReplaced) {
+  const auto dead = transport_.listen(unix_address());
+  // As after kill -9: nobody listens, and the file is still there under its name.
+  ASSERT_EQ(::rename(socket_path().c_str(), (socket_path() + "2").c_str()), 0);
+  dead->close();
+  ASSERT_EQ(::rename((socket_path() + "2").c_str(), socket_path().c_str()), 0);
+  Pair pair = connected(unix_address());
+  expect_round_trip(pair);
+}
+
+TEST_F(TransportTest, AFileInTheWayOfAUnixSocketIsKept) {
+  system_runtime().files().create(socket_path())->append(std::string("precious"));
+  failure(Code::network_failed, [&] { transport_.listen(unix_address()); });
+  EXPECT_EQ(read_file(system_runtime().files(), socket_path()), "precious");
+}
+
+}  // namespace
+}  // namespace sluice
