@@ -52,7 +52,8 @@ done
 
 # The tree without what builds and git keep beside it; a build directory of an earlier run in the root stays.
 mkdir -p "$root/src"
-tar -C "$tree" --exclude=./build --exclude=./.git --exclude=./.cache --exclude=__pycache__ -cf - . | tar -C "$root/src" -xf -
+tar -C "$tree" --exclude=./build --exclude=./.git --exclude=./.cache --exclude=__pycache__ -cf - . |
+  tar -C "$root/src" -xf -
 
 mountpoint -q "$root/proc" || mount -t proc proc "$root/proc"
 mountpoint -q "$root/dev" || mount --bind /dev "$root/dev"

@@ -12,7 +12,8 @@ To break a rule on purpose, say why on that line or the one above: `// tidy: all
              tests/kill: nothing is banned, it is about real processes at real instants
   doc        a public declaration without `///` above. Public: sluice/sluice.h and the headers of api, connect and
              testkit, outside `detail`. Declarations without a blank line between them share one comment, and the
-             first members of a class its own; operators, begin, end, size, empty and data speak for themselves
+             first members of a class its own; operators, begin, end, size, empty and data speak for themselves.
+             After a comment "---- For the engine" a class's members are not the user's
   errors     an error code that is missing from docs/errors.md, or only there
   path       a path named in ARCHITECTURE.md, README.md or CONTRIBUTING.md that is gone
   unused     a header that no file includes
@@ -304,6 +305,14 @@ def check_doc(file: File) -> Iterator[Problem]:
     public = file.path == "sluice/sluice.h" or re.match(r"sluice/(api|connect|testkit)/\w+\.h$", file.path)
     if not public:
         return
+    engines_part = False
+    parts = []  # whether line n + 1 is in the engine's part of a class
+    for line in file.lines:
+        if re.match(r"\s*// ---- For the engine", line):
+            engines_part = True
+        elif re.match(r"\s*(public|protected|private):|};", line):
+            engines_part = False
+        parts.append(engines_part)
     covered_line = 0  # the declaration that begins on this line or above is part of a documented group
     for declaration in declarations(file.code):
         first, last = file.line_at(declaration.begin), file.line_at(declaration.end - 1)
@@ -313,7 +322,7 @@ def check_doc(file: File) -> Iterator[Problem]:
             opens_class = declaration.text.endswith("{") and not declaration.is_function
             has_label = opens_class and re.match(r"\s*(public|protected|private):", file.lines[last])
             covered_line = last + (2 if has_label else 1)
-        elif needs_comment(declaration):
+        elif needs_comment(declaration) and not parts[first - 1]:
             words = " ".join(declaration.text.rstrip("{;").split())
             yield from file.problem(first, "doc", f"no /// above {words[:60]}")
 
@@ -365,6 +374,8 @@ def check_paths(root: pathlib.Path, files: dict[str, File]) -> Iterator[Problem]
         for match in re.finditer(rf"(?<![\w./<-])(?:{folders})/[\w./*{{}},-]*", file.text):
             written = match[0].rstrip(".,-/")
             group = re.search(r"\{([^}]*)\}", written)
+            if re.search(r"NAME|PATH", written):
+                continue  # a pattern, no path
             for part in group[1].split(",") if group else [""]:
                 path = written.replace(group[0], part, 1) if group else written
                 path = re.sub(r"/\.cc\b.*", "", path)  # x.h/.cc

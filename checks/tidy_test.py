@@ -109,7 +109,7 @@ class TidyTest(unittest.TestCase):
 
     def test_a_rule_is_broken_on_purpose_with_a_reason(self):
         self.assertEqual(
-            self.lines("sluice/core/x.cc", "std::thread t;  // tidy: allow banned: because it is a test\n", "banned"), []
+            self.lines("sluice/core/x.cc", "std::thread t;  // tidy: allow banned: it says why\n", "banned"), []
         )
         self.assertEqual(
             self.lines("sluice/core/x.cc", "// tidy: allow banned: it says why\nstd::thread t;\n", "banned"), []
@@ -189,6 +189,7 @@ class TidyTest(unittest.TestCase):
             "static_assert(f(1));\n",
             "#define M(x) \\\n  void f(x);\n",
             "/// Both.\nvoid f();\nvoid g();\n",
+            "/// Documented.\nclass A {\n public:\n\n  // ---- For the engine.\n\n  int f();\n\n private:\n};\n",
             "bool operator<(const A& a, const A& b);\n",
             "/// A place to wait.\nclass A {\n public:\n  void f();\n  void g();\n};\n",
         ]:
@@ -213,7 +214,8 @@ class TidyTest(unittest.TestCase):
         self.assertEqual(self.problems({"ARCHITECTURE.md": "sluice/{api,gone}\n"}), [("ARCHITECTURE.md", 1, "path")])
 
     def test_a_header_that_nobody_includes_is_found(self):
-        self.assertEqual(self.problems({"sluice/core/alone.h": "#pragma once\n"}), [("sluice/core/alone.h", 1, "unused")])
+        alone = {"sluice/core/alone.h": "#pragma once\n"}
+        self.assertEqual(self.problems(alone), [("sluice/core/alone.h", 1, "unused")])
 
     def test_long_lines_and_files_are_found(self):
         self.assertEqual(self.lines("sluice/core/x.cc", "\n// " + "x" * 118 + "\n", "length"), [2])
@@ -227,7 +229,7 @@ class TidyTest(unittest.TestCase):
         self.assertEqual(self.lines("sluice/core/x.cc", f"// {tidy.note}(#12): later\n", "todo"), [])
 
     def test_an_empty_catch_is_found(self):
-        self.assertEqual(self.lines("sluice/core/x.cc", "try {\n} catch (...) {\n  // nothing to do\n}\n", "catch"), [2])
+        self.assertEqual(self.lines("sluice/core/x.cc", "try {\n} catch (...) {\n  // Nothing.\n}\n", "catch"), [2])
         self.assertEqual(self.lines("sluice/core/x.cc", "try {\n} catch (...) {\n  ++failures;\n}\n", "catch"), [])
 
     def test_a_header_without_pragma_once_is_found(self):

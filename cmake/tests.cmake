@@ -69,12 +69,15 @@ endforeach()
 sluice_glob(targets ${PROJECT_SOURCE_DIR}/tests/fuzz/*_fuzz.cc)
 foreach(source IN LISTS targets)
   cmake_path(GET source STEM name)
+  file(STRINGS ${source} includes REGEX "^#include \"examples/")
+  if(includes AND NOT SLUICE_EXAMPLES)
+    continue()
+  endif()
   add_executable(${name} ${source})
   if(NOT SLUICE_SANITIZE MATCHES "fuzzer")
     target_sources(${name} PRIVATE tests/fuzz/standalone.cc)
   endif()
   target_link_libraries(${name} PRIVATE sluice::sluice)
-  file(STRINGS ${source} includes REGEX "^#include \"examples/")
   if(includes MATCHES "\"examples/([a-z_]+)/")
     target_link_libraries(${name} PRIVATE example_${CMAKE_MATCH_1})
   endif()
@@ -103,8 +106,12 @@ endforeach()
 sluice_python_test(docs fast checks/docs.py ${compiler})
 
 # Installs this build and builds a small project against it.
+set(sanitize "")
+if(SLUICE_SANITIZE)
+  set(sanitize -fsanitize=${SLUICE_SANITIZE})
+endif()
 add_test(NAME install
          COMMAND ${CMAKE_COMMAND} -DSOURCE=${PROJECT_SOURCE_DIR} -DBUILD=${PROJECT_BINARY_DIR}
-                 -DGENERATOR=${CMAKE_GENERATOR} -DFLAGS=$<$<BOOL:${SLUICE_SANITIZE}>:-fsanitize=${SLUICE_SANITIZE}>
+                 -DGENERATOR=${CMAKE_GENERATOR} -DFLAGS=${sanitize}
                  -P ${PROJECT_SOURCE_DIR}/tests/install/run.cmake)
 set_tests_properties(install PROPERTIES LABELS slow TIMEOUT 300)

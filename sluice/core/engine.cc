@@ -25,7 +25,7 @@ Engine::Engine(Runtime& runtime, EngineOptions options)
     : runtime_(runtime),
       options_(std::move(options)),
       blocks_(runtime, options_.blocks),
-      environment_{runtime, blocks_, shuffles_, states_, options_.hash_seed, options_.check_views, {}},
+      environment_{runtime, blocks_, shuffles_, states_, options_.hash_seed, options_.check_views},
       // The thread that runs a job works on its tasks too.
       executors_(options_.cores > 1 ? runtime.executors(options_.cores - 1) : nullptr),
       task_cores_(options_.cores) {}
@@ -41,13 +41,13 @@ void Engine::reserve_cores(long cores) {
   task_cores_ = static_cast<std::size_t>(left);
 }
 
-std::vector<JobResult> Engine::run(const std::vector<NodePtr>& targets, Time batch) {
+std::vector<JobResult> Engine::run(const std::vector<NodePtr>& targets, const JobOptions& options) {
   TaskId job;
   job.job = jobs_.fetch_add(1) + 1;
-  job.batch = batch.time_since_epoch().count();
+  job.batch = options.batch.time_since_epoch().count();
   std::vector<JobResult> results(targets.size());
   try {
-    auto partitions = run_together(targets, job);
+    auto partitions = run_together(targets, job, options.cancelled);
     for (std::size_t i = 0; i < targets.size(); ++i) results[i].partitions = std::move(partitions[i]);
     return results;
   } catch (...) {
@@ -57,11 +57,12 @@ std::vector<JobResult> Engine::run(const std::vector<NodePtr>& targets, Time bat
     }
   }
   // One of them failed; failure stays per target. What is complete (shuffles, blocks) is not made again.
-  for (std::size_t i = 0; i < targets.size(); ++i) results[i] = std::move(run({targets[i]}, batch)[0]);
+  for (std::size_t i = 0; i < targets.size(); ++i) results[i] = std::move(run({targets[i]}, options)[0]);
   return results;
 }
 
-std::vector<std::vector<RestedPtr>> Engine::run_together(const std::vector<NodePtr>& targets, const TaskId& job) {
+std::vector<std::vector<RestedPtr>> Engine::run_together(const std::vector<NodePtr>& targets, const TaskId& job,
+                                                         Cancelled cancelled) {
   std::vector<std::vector<RestedPtr>> results(targets.size());
   for (std::size_t i = 0; i < targets.size(); ++i) results[i].resize(targets[i]->partitions);
   std::vector<bool> done(targets.size());
@@ -69,7 +70,7 @@ std::vector<std::vector<RestedPtr>> Engine::run_together(const std::vector<NodeP
   TaskId stage = job;
   while (left > 0) {
     const Round round = plan_round(targets, done, shuffles_, blocks_);
-    std::vector<TaskResult> task_results = run_tasks(round.tasks, stage);
+    std::vector<TaskResult> task_results = run_tasks(round.tasks, stage, cancelled);
     for (std::size_t t = 0; t < round.tasks.size(); ++t) {
       std::size_t next = 0;
       for (const TaskOutput& output : round.tasks[t].outputs) {
@@ -100,14 +101,15 @@ struct SharedRound {
 
 }  // namespace
 
-std::vector<TaskResult> Engine::run_tasks(const std::vector<TaskProgram>& programs, const TaskId& stage) {
+std::vector<TaskResult> Engine::run_tasks(const std::vector<TaskProgram>& programs, const TaskId& stage,
+                                          Cancelled cancelled) {
   stages_.fetch_add(1);
   std::vector<TaskResult> results(programs.size());
   const auto shared = std::make_shared<SharedRound>();
   shared->left = programs.size();
   shared->ended = runtime_.condition();
   // Threads that come when no task is left touch nothing but `shared`, so the round need not wait for them.
-  const auto work = [this, shared, &programs, &results, stage, count = programs.size()] {
+  const auto work = [this, shared, &programs, &results, stage, cancelled, count = programs.size()] {
     for (;;) {
       const std::size_t i = shared->next.fetch_add(1);
       if (i >= count) return;
@@ -116,7 +118,7 @@ std::vector<TaskResult> Engine::run_tasks(const std::vector<TaskProgram>& progra
         TaskId id = stage;
         id.task = static_cast<std::uint32_t>(i);
         try {
-          results[i] = run_with_retries(programs[i], id);
+          results[i] = run_with_retries(programs[i], id, cancelled);
         } catch (...) {
           error = std::current_exception();
           shared->failed = true;
@@ -148,18 +150,18 @@ std::vector<TaskResult> Engine::run_tasks(const std::vector<TaskProgram>& progra
   return results;
 }
 
-TaskResult Engine::run_with_retries(const TaskProgram& program, TaskId id) {
+TaskResult Engine::run_with_retries(const TaskProgram& program, TaskId id, Cancelled cancelled) {
   for (;; ++id.attempt) {
     tasks_.fetch_add(1, std::memory_order_relaxed);
     try {
-      if (!options_.encode_tasks) return run_task(program, id, environment_);
+      if (!options_.encode_tasks) return run_task(program, id, environment_, cancelled);
       Encoder bytes;
       program.encode_to(bytes);
       const std::string_view view = bytes.view();
       Decoder in({view.data(), view.size()});
       const TaskProgram decoded = TaskProgram::decode_from(in);
       Encoder result_bytes;
-      encode_result(run_task(decoded, id, environment_), result_bytes);
+      encode_result(run_task(decoded, id, environment_, cancelled), result_bytes);
       const std::string_view result_view = result_bytes.view();
       Decoder result_in({result_view.data(), result_view.size()});
       return decode_result(result_in);

@@ -39,6 +39,13 @@ struct JobResult {
   std::exception_ptr error;
 };
 
+struct JobOptions {
+  /// Batch time; the epoch outside a stream.
+  Time batch{};
+  /// Tasks give up when it becomes true (SLU-205).
+  const std::atomic<bool>* cancelled = nullptr;
+};
+
 /// What jobs have cost so far.
 struct EngineCounters {
   std::uint64_t jobs = 0;
@@ -52,8 +59,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
   Engine(Runtime& runtime, EngineOptions options);
   ~Engine();
 
-  /// Runs the targets together. A failure of one does not keep the others from succeeding. `batch` is the batch time.
-  std::vector<JobResult> run(const std::vector<NodePtr>& targets, Time batch = Time{});
+  /// Runs the targets together. A failure of one does not keep the others from succeeding.
+  std::vector<JobResult> run(const std::vector<NodePtr>& targets, const JobOptions& options = {});
 
   /// Takes cores away from tasks, for receivers; SLU-105 when none would be left. Negative gives them back.
   void reserve_cores(long cores);
@@ -74,13 +81,14 @@ class Engine : public std::enable_shared_from_this<Engine> {
   StateStore& states() { return states_; }
   TaskEnvironment& environment() { return environment_; }
   const EngineOptions& options() const { return options_; }
-  /// Makes running and later tasks fail with SLU-205.
-  void cancel() { environment_.cancelled = true; }
 
  private:
-  std::vector<std::vector<RestedPtr>> run_together(const std::vector<NodePtr>& targets, const TaskId& job);
-  std::vector<TaskResult> run_tasks(const std::vector<TaskProgram>& programs, const TaskId& stage);
-  TaskResult run_with_retries(const TaskProgram& program, TaskId id);
+  using Cancelled = const std::atomic<bool>*;
+  std::vector<std::vector<RestedPtr>> run_together(const std::vector<NodePtr>& targets, const TaskId& job,
+                                                   Cancelled cancelled);
+  std::vector<TaskResult> run_tasks(const std::vector<TaskProgram>& programs, const TaskId& stage,
+                                    Cancelled cancelled);
+  TaskResult run_with_retries(const TaskProgram& program, TaskId id, Cancelled cancelled);
 
   Runtime& runtime_;
   EngineOptions options_;
@@ -109,9 +117,11 @@ NodePtr make_shuffled(Engine& engine, OperatorInfoPtr info, const TypeOps& type,
                       Shipped<ShuffleKernel> kernel, std::size_t partitions, bool by_key);
 NodePtr make_union(OperatorInfoPtr info, std::vector<NodePtr> parents, UnionBody::How how,
                    std::size_t coalesced_partitions = 0);
-/// Parents must be partitioned alike.
+/// Parents must be partitioned alike. `batch`: for operators with state, the batch time.
 NodePtr make_zip(OperatorInfoPtr info, const TypeOps& type, std::vector<NodePtr> parents, Shipped<ZipKernel> kernel,
-                 bool by_key);
+                 bool by_key, std::int64_t batch = 0);
 NodePtr make_cached(Engine& engine, NodePtr parent, Keep level);
+/// Computes the parent and gives nothing.
+NodePtr make_discard(OperatorInfoPtr info, NodePtr parent);
 
 }  // namespace sluice::detail

@@ -100,11 +100,12 @@ NodePtr make_union(OperatorInfoPtr info, std::vector<NodePtr> parents, UnionBody
 }
 
 NodePtr make_zip(OperatorInfoPtr info, const TypeOps& type, std::vector<NodePtr> parents, Shipped<ZipKernel> kernel,
-                 bool by_key) {
+                 bool by_key, std::int64_t batch) {
   const std::size_t partitions = parents.at(0)->partitions;
   for (const NodePtr& parent : parents) SLUICE_ASSERT(parent->partitions == partitions);
   auto node = make_node(std::move(info), type, std::move(parents), partitions);
   node->by_key = by_key;
+  node->batch = batch;
   node->body = ZipBody{std::move(kernel)};
   return node;
 }
@@ -118,6 +119,29 @@ NodePtr make_cached(Engine& engine, NodePtr parent, Keep level) {
   node->by_key = by_key;
   node->body = CachedBody{std::make_shared<BlockLease>(engine.shared_from_this(), engine.next_id()), level};
   return node;
+}
+
+namespace {
+class DiscardKernel : public Kernel {
+ public:
+  std::unique_ptr<Pipe> open(const OpenAt&, Pipe& next) const override { return std::make_unique<Discard>(next); }
+
+ private:
+  class Discard : public Pipe {
+   public:
+    explicit Discard(Pipe& next) : next_(next) {}
+    void push(const void*, std::size_t) override {}
+    void finish() override { next_.finish(); }
+
+   private:
+    Pipe& next_;
+  };
+};
+}  // namespace
+
+NodePtr make_discard(OperatorInfoPtr info, NodePtr parent) {
+  const auto kernel = ship<Kernel, DiscardKernel>(*info);
+  return make_narrow(std::move(info), type_ops<std::int64_t>(), std::move(parent), kernel);
 }
 
 }  // namespace sluice::detail

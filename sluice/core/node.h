@@ -70,6 +70,8 @@ struct Node {
   std::size_t partitions = 0;
   /// Records are pairs and lie in the partition of their key's hash.
   bool by_key = false;
+  /// For operators with state: the batch time they belong to.
+  std::int64_t batch = 0;
   std::variant<SourceBody, NarrowBody, ShuffledBody, UnionBody, ZipBody, CachedBody> body;
 };
 

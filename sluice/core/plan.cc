@@ -95,6 +95,7 @@ class Planner {
     TaskStep step;
     step.info = node.info;
     step.partition = static_cast<std::uint32_t>(partition);
+    step.batch = node.batch;
     if (const auto* source = std::get_if<SourceBody>(&node.body)) {
       step.what = ReadSource{source->of(partition)};
     } else if (const auto* narrow = std::get_if<NarrowBody>(&node.body)) {

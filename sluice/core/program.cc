@@ -109,6 +109,7 @@ void encode_step(const TaskStep& step, Encoder& out) {
   out.u8(static_cast<std::uint8_t>(step.what.index()));
   encode_info(*step.info, out);
   out.u32(step.partition);
+  out.u64(static_cast<std::uint64_t>(step.batch));
   out.u32(static_cast<std::uint32_t>(step.inputs.size()));
   for (const std::uint32_t input : step.inputs) out.u32(input);
   std::visit(Overloaded{[&](const ReadSource& s) { s.source.encode_to(out); },
@@ -130,6 +131,7 @@ TaskStep decode_step(Decoder& in, std::size_t index) {
   TaskStep step;
   step.info = decode_info(in);
   step.partition = in.u32();
+  step.batch = static_cast<std::int64_t>(in.u64());
   const std::uint32_t inputs = decode_count(in);
   for (std::uint32_t i = 0; i < inputs; ++i) step.inputs.push_back(decode_index(in, index));
   switch (kind) {
@@ -216,8 +218,9 @@ TaskOutput decode_output(Decoder& in, std::size_t steps) {
 /// The pipes of one attempt, from outputs back to sources.
 class Attempt {
  public:
-  Attempt(const TaskProgram& program, const TaskId& id, TaskEnvironment& environment)
-      : program_(program), context_(environment, id), consumers_(program.steps.size()) {}
+  Attempt(const TaskProgram& program, const TaskId& id, TaskEnvironment& environment,
+          const std::atomic<bool>* cancelled)
+      : program_(program), context_(environment, id, cancelled), consumers_(program.steps.size()) {}
 
   TaskResult run() {
     for (const TaskOutput& output : program_.outputs) open_output(output);
@@ -227,7 +230,9 @@ class Attempt {
   }
 
  private:
-  OpenAt at(const OperatorInfoPtr& info, std::uint32_t partition) { return {context_, *info, partition}; }
+  OpenAt at(const OperatorInfoPtr& info, std::uint32_t partition, std::int64_t batch = 0) {
+    return {context_, *info, partition, batch};
+  }
 
   template <class P>
   P& keep(std::unique_ptr<P> pipe) {
@@ -263,7 +268,7 @@ class Attempt {
     if (const auto* narrow = std::get_if<RunKernel>(&step.what)) {
       consumers_[step.inputs.at(0)].push_back(&keep(narrow->kernel->open(at(step.info, step.partition), next)));
     } else if (const auto* zip = std::get_if<RunZip>(&step.what)) {
-      zips_.push_back(zip->kernel->open(at(step.info, step.partition), step.inputs.size(), next));
+      zips_.push_back(zip->kernel->open(at(step.info, step.partition, step.batch), step.inputs.size(), next));
       for (std::size_t i = 0; i < step.inputs.size(); ++i) consumers_[step.inputs[i]].push_back(&zips_.back()->input(i));
     } else if (std::holds_alternative<PassThrough>(step.what)) {
       if (step.inputs.empty()) return;  // an empty partition: read_step finishes it
@@ -362,8 +367,9 @@ TaskProgram TaskProgram::decode_from(Decoder& in) {
   return program;
 }
 
-TaskResult run_task(const TaskProgram& program, const TaskId& id, TaskEnvironment& environment) {
-  return Attempt(program, id, environment).run();
+TaskResult run_task(const TaskProgram& program, const TaskId& id, TaskEnvironment& environment,
+                    const std::atomic<bool>* cancelled) {
+  return Attempt(program, id, environment, cancelled).run();
 }
 
 void encode_result(const TaskResult& result, Encoder& out) {

@@ -48,6 +48,8 @@ struct TaskStep {
   OperatorInfoPtr info;
   std::uint32_t partition = 0;
   std::vector<std::uint32_t> inputs;
+  /// See OpenAt.
+  std::int64_t batch = 0;
 };
 
 struct WriteShuffle {
@@ -95,7 +97,8 @@ struct TaskResult {
 
 /// Runs one attempt: opens the pipes, reads the sources, and adopts what came out (buckets, blocks, state) when all
 /// of it succeeded. Throws what went wrong; nothing is adopted then.
-TaskResult run_task(const TaskProgram& program, const TaskId& id, TaskEnvironment& environment);
+TaskResult run_task(const TaskProgram& program, const TaskId& id, TaskEnvironment& environment,
+                    const std::atomic<bool>* cancelled = nullptr);
 
 /// A result as bytes and back (for tasks that ran elsewhere).
 void encode_result(const TaskResult& result, Encoder& out);

@@ -117,7 +117,7 @@ void run_tasks_if_child(int argc, char** argv) {
   BlockStore blocks(runtime, {});
   ShuffleStore shuffles;
   StateStore states;
-  TaskEnvironment environment{runtime, blocks, shuffles, states, 0, false, {}};
+  TaskEnvironment environment{runtime, blocks, shuffles, states, 0, false};
   const auto connection = connection_to_parent();
   while (const auto message = read_frame(*connection, no_deadline)) {
     write_frame(*connection, run_encoded(*message, environment), no_deadline);

@@ -181,6 +181,39 @@ class CombineKernel : public ShuffleKernel {
   Fn<Combine> combine_;
 };
 
+/// The same within a partition, for pairs that lie together by key already.
+template <class K, class V, class Combine>
+class CombineInPlaceKernel : public Kernel {
+  using Wide = CombineKernel<K, V, V, Combine>;
+
+ public:
+  explicit CombineInPlaceKernel(Fn<Combine> combine) : wide_(std::move(combine)) {}
+  std::unique_ptr<Pipe> open(const OpenAt& at, Pipe& next) const override {
+    return std::make_unique<Combiner>(wide_, at, next);
+  }
+
+ private:
+  class Combiner : public Pipe {
+   public:
+    Combiner(const Wide& wide, const OpenAt& at, Pipe& next)
+        : wide_(wide), at_(at), next_(next), writer_(wide.open_writer(at, 1)) {}
+    void push(const void* records, std::size_t count) override { writer_->push(records, count); }
+    void finish() override {
+      writer_->finish();
+      const std::vector<BucketPtr> buckets = writer_->take_buckets();
+      wide_.merge(at_, buckets, next_);
+      next_.finish();
+    }
+
+   private:
+    const Wide& wide_;
+    const OpenAt at_;
+    Pipe& next_;
+    std::unique_ptr<ShuffleWriter> writer_;
+  };
+  Wide wide_;
+};
+
 /// reduce_by_key.
 template <class V, class F>
 struct ReduceCombine {

@@ -39,8 +39,12 @@ struct TextRange {
   std::string path;
   std::uint64_t begin = 0;
   std::uint64_t end = ~std::uint64_t{0};
-  /// Size the file had when the range was chosen, for the error when it has changed. ~0: not checked.
+  /// Size the file had when the range was chosen: no more is read, and it is an error when it has less. ~0: not known.
   std::uint64_t size = ~std::uint64_t{0};
+  /// Which file it was then, an error when it is another. Inode 0: not checked.
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+  Time birth{};
 };
 
 struct TextReadOptions {

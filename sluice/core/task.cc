@@ -4,14 +4,22 @@
 
 namespace sluice::detail {
 
-TaskContext::TaskContext(TaskEnvironment& environment, const TaskId& id)
-    : environment_(environment), id_(id), outer_(std::exchange(Fiber::local(), this)) {}
+TaskContext::TaskContext(TaskEnvironment& environment, const TaskId& id, const std::atomic<bool>* cancelled)
+    : environment_(environment), id_(id), cancelled_(cancelled), outer_(std::exchange(Fiber::local(), this)) {}
 
 TaskContext::~TaskContext() { Fiber::local() = outer_; }
 
 TaskContext* TaskContext::current() { return static_cast<TaskContext*>(Fiber::local()); }
 
 void TaskContext::throw_cancelled() { throw Error(Code::task_cancelled, {}); }
+
+bool state_has_batch(const OpenAt& at, std::int64_t version) {
+  if (version == at.batch) return true;
+  if (at.task.id().batch != at.batch || version > at.batch) {
+    throw Error(Code::state_is_gone, {.operation = at.info.name, .where = at.info.where});
+  }
+  return false;
+}
 
 void rethrow_at_record(const OpenAt& at, std::uint64_t record) {
   try {

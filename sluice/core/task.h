@@ -36,8 +36,6 @@ struct TaskEnvironment {
   std::uint64_t hash_seed = 0;
   /// Test mode: what rests or shuffles goes through its codec.
   bool check_views = false;
-  /// Set when running tasks should give up (SLU-205).
-  std::atomic<bool> cancelled{false};
 };
 
 /// Which attempt of which task this is.
@@ -56,7 +54,8 @@ using AccumulatorUpdates = std::map<std::uint64_t, std::int64_t>;
 /// The context of one attempt. Threads: used by the thread that runs it.
 class TaskContext {
  public:
-  TaskContext(TaskEnvironment& environment, const TaskId& id);
+  /// `cancelled` may be null; when it becomes true the attempt gives up (SLU-205).
+  TaskContext(TaskEnvironment& environment, const TaskId& id, const std::atomic<bool>* cancelled);
   ~TaskContext();
   TaskContext(const TaskContext&) = delete;
   TaskContext& operator=(const TaskContext&) = delete;
@@ -66,7 +65,7 @@ class TaskContext {
   Time batch_time() const { return Time(Duration(id_.batch)); }
   /// SLU-205 when the work was cancelled. Sources call it once a chunk.
   void check_cancelled() const {
-    if (environment_.cancelled.load(std::memory_order_relaxed)) throw_cancelled();
+    if (cancelled_ != nullptr && cancelled_->load(std::memory_order_relaxed)) throw_cancelled();
   }
   void add(std::uint64_t accumulator, std::int64_t amount) { updates_[accumulator] += amount; }
   AccumulatorUpdates take_updates() { return std::move(updates_); }
@@ -79,6 +78,7 @@ class TaskContext {
 
   TaskEnvironment& environment_;
   TaskId id_;
+  const std::atomic<bool>* cancelled_;
   AccumulatorUpdates updates_;
   void* outer_;
 };
@@ -88,7 +88,13 @@ struct OpenAt {
   TaskContext& task;
   const OperatorInfo& info;
   std::size_t partition;
+  /// For operators with state: the batch time they belong to; else 0.
+  std::int64_t batch = 0;
 };
+
+/// For operators with state: true when the state, at `version`, has had this batch already and must only tell it
+/// again. SLU-204 when the batch is asked for after it has ended.
+bool state_has_batch(const OpenAt& at, std::int64_t version);
 
 /// SLU-201 about record number `record` of the operator, from the exception being handled. Errors that name an
 /// operator already pass unchanged.

@@ -24,25 +24,29 @@ class ByteReader {
   virtual std::size_t read(std::span<char> into) = 0;
 };
 
+/// The bytes from `begin` to `end`, or to the end of the file.
 class PlainReader : public ByteReader {
  public:
-  PlainReader(File& file, std::uint64_t begin) : file_(file), offset_(begin) {}
+  PlainReader(File& file, std::uint64_t begin, std::uint64_t end) : file_(file), offset_(begin), end_(end) {}
   std::size_t read(std::span<char> into) override {
-    const std::size_t got = file_.read_at(offset_, into);
+    if (into.size() > end_ - offset_) into = into.first(static_cast<std::size_t>(end_ - offset_));
+    const std::size_t got = into.empty() ? 0 : file_.read_at(offset_, into);
     offset_ += got;
     return got;
   }
+  std::uint64_t offset() const { return offset_; }
 
  private:
   File& file_;
   std::uint64_t offset_;
+  const std::uint64_t end_;
 };
 
 /// gzip, also of several members one after the other.
 class GzipReader : public ByteReader {
  public:
-  GzipReader(File& file, const OpenAt& at, const std::string& path)
-      : plain_(file, 0), at_(at), path_(path), input_(buffer_bytes) {
+  GzipReader(File& file, std::uint64_t size, const OpenAt& at, const std::string& path)
+      : plain_(file, 0, size), at_(at), path_(path), input_(buffer_bytes) {
     if (inflateInit2(&stream_, 15 + 16) != Z_OK) fail(Code::io_failed, at_, "zlib could not be set up");
   }
   ~GzipReader() override { inflateEnd(&stream_); }
@@ -87,8 +91,8 @@ class GzipReader : public ByteReader {
 
 class ZstdReader : public ByteReader {
  public:
-  ZstdReader(File& file, const OpenAt& at, const std::string& path)
-      : plain_(file, 0), at_(at), path_(path), input_(buffer_bytes), stream_(ZSTD_createDStream()) {
+  ZstdReader(File& file, std::uint64_t size, const OpenAt& at, const std::string& path)
+      : plain_(file, 0, size), at_(at), path_(path), input_(buffer_bytes), stream_(ZSTD_createDStream()) {
     if (stream_ == nullptr) fail(Code::io_failed, at_, "zstd could not be set up");
   }
   ~ZstdReader() override { ZSTD_freeDStream(stream_); }
@@ -142,9 +146,10 @@ class LineCutter {
     // Rare: some line may be too long. Runs of good lines are pushed together.
     std::size_t good = 0;
     for (std::size_t begin = 0; begin < lines.size();) {
-      std::size_t end = lines.find('\n', begin);
-      end = end == std::string_view::npos ? lines.size() : end + 1;
-      if (end - begin > options_.line_bytes_max + 1) {
+      const std::size_t newline = std::min(lines.find('\n', begin), lines.size());
+      const std::size_t end = std::min(newline + 1, lines.size());
+      const bool has_return = newline > begin && lines[newline - 1] == '\r';
+      if (too_long(newline - begin - (has_return ? 1 : 0))) {
         push_lines(at_.task, lines.substr(good, begin - good), out_);
         count_too_long();
         good = end;
@@ -164,42 +169,17 @@ class LineCutter {
   Pipe& out_;
 };
 
-}  // namespace
-
-bool is_compressed(std::string_view path) { return ends_with(path, ".gz") || ends_with(path, ".zst"); }
-
-void read_text_range(const OpenAt& at, const TextRange& range, const TextReadOptions& options, Pipe& out) {
-  FileSystem& files = at.task.environment().runtime.files();
-  const std::unique_ptr<File> file = files.open(range.path);
-  if (file == nullptr) fail(Code::not_readable, at, range.path + ": no such file");
-  if (range.size != ~std::uint64_t{0} && file->info().size_bytes < range.size) {
-    fail(Code::file_changed, at, range.path + ": is shorter than when it was chosen");
-  }
-  std::unique_ptr<ByteReader> reader;
-  if (ends_with(range.path, ".gz")) {
-    reader = std::make_unique<GzipReader>(*file, at, range.path);
-  } else if (ends_with(range.path, ".zst")) {
-    reader = std::make_unique<ZstdReader>(*file, at, range.path);
-  } else {
-    reader = std::make_unique<PlainReader>(*file, range.begin);
-  }
-
+/// Pushes the lines that begin before `end`. `position` is where the reader stands; with `skipping` that is inside a
+/// line, which belongs to the range before.
+void read_lines(const OpenAt& at, ByteReader& reader, std::uint64_t position, std::uint64_t end, bool skipping,
+                const TextReadOptions& options, Pipe& out) {
   const PooledMemory memory(buffer_bytes + 1);
   std::string long_line;  // an unfinished line longer than the buffer
   LineCutter cutter(at, options, out);
-  std::uint64_t position = is_compressed(range.path) ? 0 : range.begin;  // of the buffer's first byte
-  const std::uint64_t end = is_compressed(range.path) ? ~std::uint64_t{0} : range.end;
   std::size_t kept = 0;
   bool dropping = false;  // inside a line that is too long
-
-  // A range that begins inside a line leaves that line to the range before it.
-  bool skipping = false;
-  if (position > 0) {
-    char before = 0;
-    if (file->read_at(position - 1, {&before, 1}) == 1) skipping = before != '\n';
-  }
   while (!out.full()) {
-    const std::size_t got = reader->read({memory.data() + kept, buffer_bytes - kept});
+    const std::size_t got = reader.read({memory.data() + kept, buffer_bytes - kept});
     const std::uint64_t buffer_begin = position - kept;
     position += got;
     std::string_view buffer(memory.data(), kept + got);
@@ -262,6 +242,55 @@ void read_text_range(const OpenAt& at, const TextRange& range, const TextReadOpt
       kept = 0;
     }
   }
+}
+
+}  // namespace
+
+bool is_compressed(std::string_view path) { return ends_with(path, ".gz") || ends_with(path, ".zst"); }
+
+void read_text_range(const OpenAt& at, const TextRange& range, const TextReadOptions& options, Pipe& out) {
+  FileSystem& files = at.task.environment().runtime.files();
+  const std::unique_ptr<File> file = files.open(range.path);
+  if (file == nullptr) fail(Code::not_readable, at, range.path + ": no such file");
+  const FileInfo info = file->info();
+  const bool size_known = range.size != ~std::uint64_t{0};
+  if (size_known && info.size_bytes < range.size) {
+    fail(Code::file_changed, at, range.path + ": is shorter than when it was chosen");
+  }
+  if (range.inode != 0 && (info.inode != range.inode || info.device != range.device || info.birth != range.birth)) {
+    fail(Code::file_changed, at, range.path + ": is another file than the one that was chosen");
+  }
+  if (ends_with(range.path, ".gz")) {
+    GzipReader reader(*file, range.size, at, range.path);
+    return read_lines(at, reader, 0, ~std::uint64_t{0}, false, options, out);
+  }
+  if (ends_with(range.path, ".zst")) {
+    ZstdReader reader(*file, range.size, at, range.path);
+    return read_lines(at, reader, 0, ~std::uint64_t{0}, false, options, out);
+  }
+  // A range that begins inside a line leaves that line to the range before it.
+  bool skipping = false;
+  if (range.begin > 0) {
+    char before = 0;
+    if (file->read_at(range.begin - 1, {&before, 1}) == 1) skipping = before != '\n';
+  }
+  // What was appended since the range was chosen is not read: a task that runs again reads the same bytes.
+  PlainReader reader(*file, range.begin, range.size);
+  read_lines(at, reader, range.begin, range.end, skipping, options, out);
+  if (size_known && reader.offset() < range.size && file->info().size_bytes < range.size) {
+    fail(Code::file_changed, at, range.path + ": was cut while it was read");
+  }
+}
+
+std::uint64_t read_text_bytes(const OpenAt& at, File& file, std::uint64_t begin, std::uint64_t end,
+                              const TextReadOptions& options, Pipe& out) {
+  PlainReader reader(file, begin, end);
+  read_lines(at, reader, 0, ~std::uint64_t{0}, false, options, out);
+  return reader.offset() - begin;
+}
+
+void push_lines_within(const OpenAt& at, std::string_view text, const TextReadOptions& options, Pipe& out) {
+  LineCutter(at, options, out).push(text);
 }
 
 }  // namespace sluice::detail

@@ -1,5 +1,7 @@
 #include "sluice/core/turns.h"
 
+#include <algorithm>
+
 namespace sluice::detail {
 
 struct Turns::Player {
@@ -15,7 +17,7 @@ namespace {
 thread_local std::vector<std::pair<Fiber*, Turns*>> playing_fibers;
 }  // namespace
 
-Turns::Turns(Engine& engine, Time batch) : engine_(engine), batch_(batch) {}
+Turns::Turns(Engine& engine, const JobOptions& options) : engine_(engine), options_(options) {}
 Turns::~Turns() = default;
 
 std::vector<std::exception_ptr> Turns::run(std::vector<std::function<void()>> functions) {
@@ -40,7 +42,7 @@ std::vector<std::exception_ptr> Turns::run(std::vector<std::function<void()>> fu
     if (asking.empty()) break;
     std::vector<NodePtr> targets;
     for (Player* player : asking) targets.push_back(std::move(player->wanted));
-    std::vector<JobResult> results = engine_.run(targets, batch_);
+    std::vector<JobResult> results = engine_.run(targets, options_);
     for (std::size_t i = 0; i < asking.size(); ++i) {
       asking[i]->got = std::move(results[i]);
       asking[i]->wanted = nullptr;
@@ -62,6 +64,12 @@ std::vector<RestedPtr> Turns::ask(const NodePtr& node) {
   JobResult got = std::move(self->got);
   if (got.error != nullptr) std::rethrow_exception(got.error);
   return std::move(got.partitions);
+}
+
+bool Turns::playing() {
+  const Fiber* const fiber = Fiber::current();
+  return std::any_of(playing_fibers.begin(), playing_fibers.end(),
+                     [fiber](const auto& entry) { return entry.first == fiber; });
 }
 
 std::vector<RestedPtr> Turns::collect(Engine& engine, const NodePtr& node) {

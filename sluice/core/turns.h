@@ -17,7 +17,7 @@ namespace sluice::detail {
 
 class Turns {
  public:
-  Turns(Engine& engine, Time batch);
+  Turns(Engine& engine, const JobOptions& options);
   ~Turns();
   Turns(const Turns&) = delete;
   Turns& operator=(const Turns&) = delete;
@@ -29,12 +29,15 @@ class Turns {
   /// Rethrows why they could not be made.
   static std::vector<RestedPtr> collect(Engine& engine, const NodePtr& node);
 
+  /// True inside a function of some Turns.
+  static bool playing();
+
  private:
   struct Player;
   std::vector<RestedPtr> ask(const NodePtr& node);
 
   Engine& engine_;
-  Time batch_;
+  const JobOptions options_;
   std::vector<std::unique_ptr<Player>> players_;
   Player* playing_ = nullptr;
 };

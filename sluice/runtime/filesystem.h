@@ -1,6 +1,7 @@
 // Files behind an interface, so that a test can lose, reorder and refuse writes.
 //
-// Threads: a FileSystem is safe from all threads; a File is used by one thread at a time.
+// Threads: a FileSystem is safe from all threads; a File is used by one thread at a time, but for `read_at` and `info`,
+// which any number of threads may call at once.
 #pragma once
 
 #include <atomic>

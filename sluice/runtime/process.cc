@@ -1,9 +1,11 @@
 #include "sluice/runtime/process.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <spawn.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -74,6 +76,60 @@ std::optional<std::pair<int, int>> terminal_size() {
   if (::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0 || size.ws_col == 0 || size.ws_row == 0) return std::nullopt;
   return std::pair<int, int>(size.ws_col, size.ws_row);
 }
+
+namespace {
+
+// Standard input is not made non-blocking: that would hold for every process that shares it, a shell among them. So
+// each read is preceded by a poll, together with an eventfd that `close` makes readable.
+class StandardInput final : public Connection {
+ public:
+  explicit StandardInput(const Clock& clock) : clock_(clock), closing_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    if (!closing_.is_open()) fail(errno);
+  }
+
+  std::optional<std::size_t> read(std::span<char> into, Time deadline) override {
+    SLUICE_ASSERT(!into.empty());
+    while (true) {
+      if (closed_.load()) throw Error(Code::network_failed, {.why = "standard input was closed on this side"});
+      const Time now = clock_.now();
+      // Looked at again now and then, for a clock that is turned by hand.
+      constexpr Duration longest = std::chrono::seconds(1);
+      const Duration left = deadline <= now ? Duration::zero() : deadline - now < longest ? deadline - now : longest;
+      const timespec timeout{.tv_sec = left / std::chrono::seconds(1), .tv_nsec = (left % std::chrono::seconds(1)).count()};
+      pollfd waits[2] = {{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0},
+                         {.fd = closing_.get(), .events = POLLIN, .revents = 0}};
+      const int count = ::ppoll(waits, 2, &timeout, nullptr);
+      if (count < 0 && errno != EINTR) fail(errno);
+      if (count == 0 && deadline <= clock_.now()) return std::nullopt;
+      if (count <= 0 || waits[0].revents == 0) continue;
+      const ssize_t got = ::read(STDIN_FILENO, into.data(), into.size());
+      if (got >= 0) return static_cast<std::size_t>(got);
+      if (errno != EINTR && errno != EAGAIN) fail(errno);
+    }
+  }
+  void write(std::span<const char>, Time) override {
+    throw Error(Code::network_failed, {.why = "standard input cannot be written to"});
+  }
+  void close() override {
+    closed_.store(true);
+    const std::uint64_t one = 1;
+    while (::write(closing_.get(), &one, sizeof one) < 0 && errno == EINTR) continue;
+  }
+  std::string peer() const override { return "standard input"; }
+
+ private:
+  [[noreturn]] static void fail(int error) {
+    throw Error(Code::network_failed, {.why = "read from standard input: " + detail::errno_text(error)});
+  }
+
+  const Clock& clock_;
+  const detail::Descriptor closing_;
+  std::atomic<bool> closed_{false};
+};
+
+}  // namespace
+
+std::unique_ptr<Connection> standard_input(const Clock& clock) { return std::make_unique<StandardInput>(clock); }
 
 namespace {
 

@@ -49,6 +49,10 @@ std::uint64_t resident_bytes();
 /// Columns and rows of the terminal on standard output; nullopt when it is no terminal.
 std::optional<std::pair<int, int>> terminal_size();
 
+/// Standard input as a byte stream that can only be read. Deadlines are by `clock`, which must outlive it; `close` wakes
+/// a reader and leaves the descriptor itself open. One reader a process.
+std::unique_ptr<Connection> standard_input(const Clock& clock = system_runtime().clock());
+
 /// A child process: a second process of this binary, connected by a socket pair. Destroying one that was not waited
 /// for kills it (SIGKILL) and waits: no child outlives its owner.
 class ChildProcess {

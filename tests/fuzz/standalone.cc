@@ -41,7 +41,8 @@ std::string random_bytes(sluice::Random& random, std::size_t count) {
 
 std::string mutated(sluice::Random& random, const std::vector<std::string>& seeds) {
   std::string input = seeds[random.below(seeds.size())];
-  if (input.size() > input_bytes_max) input = input.substr(random.below(input.size() - input_bytes_max), input_bytes_max);
+  if (input.size() > input_bytes_max)
+    input = input.substr(random.below(input.size() - input_bytes_max), input_bytes_max);
   for (std::uint64_t changes = 1 + random.below(8); changes > 0; --changes) {
     const std::size_t at = random.below(input.size() + 1);
     const std::size_t count = std::min(input.size() - at, random.below(16) + 1);

@@ -1,0 +1,126 @@
+// Receivers: how a program brings its own source into a stream.
+//
+//     struct Ticks : sluice::Receiver<long> {
+//       void run(sluice::ReceiverContext<long>& context) override {
+//         for (long n = 0; context.wait_for(10ms); ++n) context.store(n);
+//       }
+//     };
+//     auto ticks = ssc.receiver_stream<long>([] { return std::make_unique<Ticks>(); });
+//
+// A receiver takes a core for as long as the stream runs. What it stores becomes blocks; a batch has the blocks that
+// were complete at its time. When unprocessed blocks reach the stream's byte budget, `store` waits, so that a receiver
+// stops reading its source (rows RC, BK of the specification; Spark's onStart/onStop are one blocking `run` here).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "sluice/core/engine.h"
+#include "sluice/core/sources.h"
+#include "sluice/stream/input.h"
+
+namespace sluice {
+
+/// What a receiver may do. Threads: all members may be called from any thread until `run` has returned.
+template <class T>
+class ReceiverContext : public detail::ReceiverChannel {
+ public:
+  using ReceiverChannel::ReceiverChannel;
+
+  /// True when the stream stops: return from `run` soon.
+  using ReceiverChannel::stopped;
+  /// Waits; false when the stream stops meanwhile.
+  using ReceiverChannel::wait_for;
+  /// Tells listeners of an error; the receiver runs on (RC-06).
+  using ReceiverChannel::report_error;
+  /// Nothing more will come: `run` is not called again.
+  using ReceiverChannel::end_of_input;
+
+  /// Adds one record to the current block and returns before it is safe (an unreliable receiver, RC-02). Waits while the
+  /// byte budget is used up. False when the stream stops; the record is not taken then.
+  bool store(const T& record) {
+    if (stopped()) return false;
+    const Time now = engine_.runtime().clock().now();
+    std::shared_ptr<detail::RestedRecords> full;
+    {
+      const std::lock_guard lock(mutex_);
+      if (open_ != nullptr && (now >= open_until_ || open_->bytes() >= block_bytes)) full = std::move(open_);
+    }
+    if (full != nullptr && !this->store_block(source_of(full), full->bytes(), full->count())) {
+      // Accepted before, so it is kept; only the record of this call is refused.
+      this->add_block(source_of(full), full->bytes(), full->count());
+      return false;
+    }
+    const std::lock_guard lock(mutex_);
+    if (open_ == nullptr) {
+      open_ = std::make_shared<detail::RestedRecords>(type_ops<T>());
+      open_until_ = now + block_interval_;
+    }
+    open_->append(&record, 1);
+    return true;
+  }
+
+  /// Stores the records as one block; returns when it is stored, so that the source may be told (a reliable receiver,
+  /// RC-03). Waits while the byte budget is used up. False when the stream stops; nothing is taken then.
+  bool store(std::span<const T> records) {
+    if (records.empty()) return !stopped();
+    auto block = std::make_shared<detail::RestedRecords>(type_ops<T>());
+    block->append(records.data(), records.size());
+    return this->store_block(source_of(block), block->bytes(), block->count());
+  }
+  bool store(const std::vector<T>& records) { return store(std::span<const T>(records)); }
+
+  /// Stores text lines that lie in memory, without copying them; `block.owner` keeps them alive. As `store` of many.
+  bool store_text(detail::MemoryBlock block)
+    requires std::is_same_v<T, std::string_view>
+  {
+    const std::size_t bytes = block.bytes.size();
+    return this->store_block(detail::ship<detail::Source, detail::MemoryTextSource>(info_, std::move(block)), bytes, 0);
+  }
+
+  /// For the engine.
+  void seal() override {
+    std::shared_ptr<detail::RestedRecords> open;
+    {
+      const std::lock_guard lock(mutex_);
+      open = std::move(open_);
+      open_ = nullptr;
+    }
+    if (open != nullptr) this->add_block(source_of(open), open->bytes(), open->count());
+  }
+
+ private:
+  static constexpr std::size_t block_bytes = 4 << 20;
+
+  detail::Shipped<detail::Source> source_of(std::shared_ptr<const detail::RestedRecords> records) const {
+    return detail::ship<detail::Source, detail::RestedSource>(info_, detail::RestedPtr(std::move(records)));
+  }
+
+  const detail::OperatorInfo info_{"receiver", {}};
+  std::mutex mutex_;
+  std::shared_ptr<detail::RestedRecords> open_;
+  Time open_until_{};
+};
+
+/// A source of records; see the head of this file.
+template <class T>
+class Receiver {
+ public:
+  virtual ~Receiver() = default;
+  /// Runs on a thread of its own until the stream stops. When it returns or throws earlier, it is called again after the
+  /// restart delay, unless it said end_of_input.
+  virtual void run(ReceiverContext<T>& context) = 0;
+};
+
+struct ReceiverOptions {
+  /// Pause before `run` is called again (RC-07).
+  Duration restart_delay = std::chrono::seconds(2);
+};
+
+}  // namespace sluice

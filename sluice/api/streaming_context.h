@@ -1,0 +1,215 @@
+// StreamingContext: inputs, life cycle and batches of a stream (SC and LC rows).
+//
+//     sluice::Context ctx{{.app = "hits"}};
+//     sluice::StreamingContext ssc{ctx, {.batch = 1s}};
+//     ssc.socket_text_stream("127.0.0.1", 7777).count().print();
+//     ssc.start();
+//     ssc.await_termination();
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <initializer_list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "sluice/api/context.h"
+#include "sluice/api/dstream.h"
+#include "sluice/api/receiver.h"
+#include "sluice/stream/driver.h"
+#include "sluice/stream/events.h"
+#include "sluice/stream/follow_file_input.h"
+#include "sluice/stream/text_files_input.h"
+
+namespace sluice {
+
+/// Settings of a stream.
+struct StreamingOptions {
+  /// Batch interval (batch, in milliseconds), at least 1 ms. 0: 1 s.
+  Duration batch{};
+  /// Directory for what must survive a crash; stateful operators need one (checkpoint). In this version it is checked,
+  /// created and reserved, and nothing is written into it yet: see README, "What does not work yet".
+  std::string checkpoint{};
+  /// Longest time that a receiver's records wait for their block to fill (block-interval, in milliseconds). A batch time
+  /// does not wait for it. 0: 200 ms.
+  Duration block_interval{};
+  /// Bytes that receivers may have stored and no batch has finished with; at the limit they stop reading
+  /// (receiver-memory). 0: 256 MiB.
+  std::size_t receiver_memory_bytes = 0;
+  /// Stop by itself, gracefully, when all inputs have come to their end (standard input, receivers that say so).
+  bool stop_at_end_of_input = false;
+};
+
+struct StopOptions {
+  /// First process everything that has been received (GS-01).
+  bool graceful = false;
+  /// SLU-208 when it takes longer. Empty: no limit.
+  std::optional<Duration> timeout{};
+};
+
+/// RDDs that a test or program feeds to a stream by hand; see StreamingContext::queue_stream. Copies are the same queue.
+template <class T>
+class RddQueue {
+ public:
+  void push(Rdd<T> rdd) const {
+    const std::lock_guard lock(shared_->mutex);
+    shared_->rdds.push_back(std::move(rdd));
+  }
+  std::size_t size() const {
+    const std::lock_guard lock(shared_->mutex);
+    return shared_->rdds.size();
+  }
+  std::optional<Rdd<T>> pop() const {
+    const std::lock_guard lock(shared_->mutex);
+    if (shared_->rdds.empty()) return std::nullopt;
+    std::optional<Rdd<T>> front(std::move(shared_->rdds.front()));
+    shared_->rdds.pop_front();
+    return front;
+  }
+
+ private:
+  struct Shared {
+    std::mutex mutex;
+    std::deque<Rdd<T>> rdds;
+  };
+  std::shared_ptr<Shared> shared_ = std::make_shared<Shared>();
+};
+
+namespace detail {
+/// Takes RDDs out of a queue: one a batch, or all.
+template <class T>
+class QueueInput : public Input {
+ public:
+  QueueInput(RddQueue<T> queue, bool one_at_a_time) : queue_(std::move(queue)), one_at_a_time_(one_at_a_time) {}
+  NodePtr batch(Engine&, const OperatorInfoPtr& info, Time, InputInfo& told) override {
+    std::vector<NodePtr> nodes;
+    while (one_at_a_time_ ? nodes.empty() : true) {
+      std::optional<Rdd<T>> next = queue_.pop();
+      if (!next.has_value()) break;
+      nodes.push_back(next->node());
+    }
+    told.blocks = nodes.size();
+    if (nodes.empty()) return make_input_node(info, type_ops<T>(), {}, 1);
+    return nodes.size() == 1 ? nodes[0] : make_union(info, std::move(nodes), UnionBody::How::append);
+  }
+
+ private:
+  RddQueue<T> queue_;
+  bool one_at_a_time_;
+};
+}  // namespace detail
+
+/// A stream in the making, running or stopped. Threads: build the graph from one thread; start, stop, await_termination
+/// and listeners may be called from any. The destructor stops a running stream, not gracefully.
+class StreamingContext {
+ public:
+  /// Errors: SLU-114, SLU-109 (an interval under 1 ms).
+  StreamingContext(const Context& context, StreamingOptions options);
+
+  const Context& context() const { return context_; }
+  Duration batch_interval() const { return driver_->options().interval; }
+
+  // ---- Inputs
+
+  /// UTF-8 or other lines from a TCP server, ends "\n" or "\r\n" cut off (SC-11). The connection is made again, for
+  /// ever, when it fails or ends. Unreliable: what was received and not processed is lost with the process.
+  /// Takes a core. Lines over 1 MiB are dropped and counted.
+  DStream<std::string_view> socket_text_stream(const std::string& host, std::uint16_t port,
+                                               Place where = std::source_location::current()) const;
+  /// Lines of standard input, once; it ends with it. Takes a core.
+  DStream<std::string_view> stdin_stream(Place where = std::source_location::current()) const;
+  /// Lines of files as they appear in a directory; see text_files_input.h. Takes no core.
+  DStream<std::string_view> text_file_stream(const std::string& directory, TextFilesOptions options = {},
+                                             Place where = std::source_location::current()) const;
+  /// Lines appended to a file, over rotation and truncation, as `tail -F`; see follow_file_input.h. Takes no core.
+  DStream<std::string_view> follow_file(const std::string& path, FollowFileOptions options = {},
+                                        Place where = std::source_location::current()) const;
+  /// RDDs of a queue: the next one at each batch, or all there are; an empty one when there is none (SC-17).
+  template <class T>
+  DStream<T> queue_stream(RddQueue<T> queue, bool one_at_a_time = true,
+                          Place where = std::source_location::current()) const {
+    return add_input<T>("queue_stream", std::make_unique<detail::QueueInput<T>>(std::move(queue), one_at_a_time),
+                        where);
+  }
+  /// A receiver of the program's own, made by `factory()` -> std::unique_ptr<Receiver<T>> where it runs: the factory may
+  /// capture what task functions may. Takes a core. See receiver.h.
+  template <class T, class Factory>
+  DStream<T> receiver_stream(Factory factory, ReceiverOptions options = {},
+                             Place where = std::source_location::current()) const {
+    const auto info = driver_->engine().info("receiver_stream", where);
+    detail::Fn<Factory>{factory}.check(*info);
+    detail::ReceiverInput::Options settings;
+    settings.restart_delay = options.restart_delay;
+    auto make_channel = [budget = driver_->budget(), interval = driver_->options().block_interval](
+                            detail::Engine& engine) -> std::shared_ptr<detail::ReceiverChannel> {
+      return std::make_shared<ReceiverContext<T>>(engine, budget, interval);
+    };
+    auto body = [factory, receiver = std::shared_ptr<Receiver<T>>()](detail::ReceiverChannel& channel) mutable {
+      if (receiver == nullptr) receiver = factory();  // the same object is run again (RC-07)
+      receiver->run(static_cast<ReceiverContext<T>&>(channel));
+    };
+    return DStream<T>(driver_,
+                      driver_->add_input(info, std::make_unique<detail::ReceiverInput>(
+                                                   info->name, type_ops<T>(), settings, partitions_max(),
+                                                   std::move(make_channel), std::move(body))),
+                      context_.default_partitions());
+  }
+  /// The records of several streams, in this order (SC-18); all need the same slide.
+  template <class T>
+  DStream<T> union_of(const std::vector<DStream<T>>& streams, Place where = std::source_location::current()) const {
+    if (streams.empty()) throw Error(Code::bad_argument, {.why = "no stream", .operation = "union_of", .where = where});
+    DStream<T> all = streams[0];
+    for (std::size_t i = 1; i < streams.size(); ++i) all = all.union_with(streams[i], where);
+    return all;
+  }
+
+  // ---- Life cycle
+
+  /// Checks the graph, starts inputs and the stream's thread. The first batch is due at the next multiple of the batch
+  /// interval of the wall clock (BC-01). Calling it twice only warns.
+  /// Errors: SLU-101 no output, SLU-102, SLU-103, SLU-105, SLU-108, those of inputs. After a failure the context is as
+  /// before and may be mended and started (LC-05).
+  void start() const { driver_->start(); }
+  /// Waits until the stream stops; rethrows the error that stopped it. Errors: SLU-112 before start().
+  void await_termination() const { driver_->await_termination(std::nullopt); }
+  /// The same for at most `timeout`; false when the stream still runs.
+  bool await_termination(Duration timeout) const {
+    return driver_->await_termination(context_.runtime().clock().now() + timeout);
+  }
+  /// Stops the stream and returns when it has stopped; the Context lives on. In an output function it only asks for the
+  /// end after this batch. Errors: SLU-106 in a listener, SLU-208. Stopping twice, or before start(), is no error.
+  void stop(StopOptions options = {}) const { driver_->stop(options.graceful, options.timeout); }
+  /// Asks for the end and returns at once; may be called anywhere.
+  void request_stop(bool graceful = true) const { driver_->request_stop(graceful); }
+  detail::StreamState state() const { return driver_->state(); }
+
+  void add_listener(std::shared_ptr<StreamingListener> listener) const { driver_->add_listener(std::move(listener)); }
+  void remove_listener(const StreamingListener* listener) const { driver_->remove_listener(listener); }
+
+  /// For inputs of other layers (connect, testkit).
+  template <class T>
+  DStream<T> add_input(const char* name, std::unique_ptr<detail::Input> input,
+                       Place where = std::source_location::current()) const {
+    return DStream<T>(driver_, driver_->add_input(driver_->engine().info(name, where), std::move(input)),
+                      context_.default_partitions());
+  }
+  const std::shared_ptr<detail::Driver>& driver() const { return driver_; }
+
+ private:
+  std::size_t partitions_max() const { return 4 * context_.default_partitions(); }
+
+  Context context_;
+  std::shared_ptr<detail::Driver> driver_;
+};
+
+using StreamState = detail::StreamState;
+
+}  // namespace sluice

@@ -1,0 +1,7 @@
+// Everything a program needs: Context and Rdd for batches, StreamingContext and DStream for streams.
+#pragma once
+
+#include "sluice/api/context.h"
+#include "sluice/api/rdd.h"
+#include "sluice/api/settings.h"
+#include "sluice/api/streaming_context.h"

@@ -1,0 +1,92 @@
+// Lines out of a byte stream, as blocks of text: what the receivers of sockets and of standard input share.
+//
+// Nothing is done per line here. Bytes are read into a large buffer; each read looks for the last line end in what came;
+// blocks are views of whole lines in the buffer and share it, so nothing is copied but the unfinished line that is
+// carried from a full buffer to the next. Tasks cut the lines.
+//
+// Invariants, of a buffer:
+//  T1. 0 <= sealed <= whole <= end <= size - 1. [0, sealed) is in blocks and never written again, [sealed, whole) are
+//      whole lines that the next block begins with, [whole, end) is the beginning of a line, a byte is left for its end.
+//  T2. Bytes of [sealed, whole) are acquired from the budget, those of [whole, end) are not. So whoever waits for the
+//      budget holds no bytes of it that the driver could not take, and `seal` never waits.
+//  T3. Marks say when [sealed, whole) came: their times do not go back, their ends grow, the last one is `whole`.
+//  T4. [whole, end) is at most `line_bytes_max` + 2 bytes: of a longer line that much is kept, so that the task sees a
+//      line over the limit, drops it and counts it.
+//
+// Threads: `receive` on the receiver's thread alone writes the buffer and `end_`; what the driver's `seal` shares with
+// it is guarded by a mutex that is never held across a call that may wait.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "sluice/core/arena.h"
+#include "sluice/core/sources.h"
+#include "sluice/stream/input.h"
+
+namespace sluice::detail {
+
+class TextReceiverChannel : public ReceiverChannel {
+ public:
+  TextReceiverChannel(Engine& engine, std::shared_ptr<ReceiverBudget> budget, Duration block_interval,
+                      TextReadOptions options);
+
+  /// Reads the connection to its end; the unfinished line there becomes a line. Returns early when the stream is
+  /// stopped, which closes the connection. Errors: SLU-402 of the connection; what came before is kept.
+  void receive(std::shared_ptr<Connection> connection);
+
+  Runtime& runtime() { return engine_.runtime(); }
+  void request_stop() override;
+  void seal() override { seal_until(Time::max()); }
+  /// A block of the lines that had come in at `time`.
+  void seal_until(Time time) override;
+
+ private:
+  struct Mark {
+    Time time;
+    std::size_t end;
+  };
+
+  std::span<char> make_room();
+  bool take_in(std::size_t bytes);
+  bool add_lines(std::size_t whole);
+  void end_line();
+  void cut_long_line();
+  std::size_t keep_line_end(std::size_t bytes);
+  Time seal_due();
+
+  const TextReadOptions options_;
+
+  // The receiver's thread only.
+  std::size_t end_ = 0;
+  bool dropping_ = false;  // inside a line over the limit, whose beginning is kept
+  std::size_t next_bytes_;
+  Time buffer_begun_{};
+
+  std::mutex mutex_;  // guards what follows; the receiver's thread, which alone writes memory_ and whole_, reads freely
+  std::shared_ptr<PooledMemory> memory_;
+  std::size_t sealed_ = 0;
+  std::size_t whole_ = 0;
+  std::vector<Mark> marks_;
+  std::shared_ptr<Connection> connection_;
+};
+
+struct TextReceiverOptions {
+  std::string name;
+  Duration restart_delay{};
+  Duration block_interval{};
+  TextReadOptions read;
+  std::size_t partitions_max = 1024;
+};
+
+/// An input of text lines whose receiver runs `body`, which connects and calls `receive`, as `ReceiverInput` says.
+std::unique_ptr<Input> make_text_receiver(std::shared_ptr<ReceiverBudget> budget, TextReceiverOptions options,
+                                          std::function<void(TextReceiverChannel&)> body);
+
+}  // namespace sluice::detail
