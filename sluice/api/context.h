@@ -65,8 +65,7 @@ class Context {
     for (std::size_t p = 0; p < partitions; ++p) {
       const auto begin = values.begin() + static_cast<std::ptrdiff_t>(values.size() * p / partitions);
       const auto end = values.begin() + static_cast<std::ptrdiff_t>(values.size() * (p + 1) / partitions);
-      sources.push_back(
-          detail::ship<detail::Source, detail::CollectionSource<T>>(*info, std::vector<T>(begin, end)));
+      sources.push_back(detail::ship<detail::Source, detail::CollectionSource<T>>(*info, std::vector<T>(begin, end)));
     }
     // Views in `values` are the caller's: they are copied to rest.
     if constexpr (has_views_v<T>) {
@@ -83,12 +82,11 @@ class Context {
   template <class T>
   Rdd<T> empty_rdd(Place where = std::source_location::current()) const {
     const auto info = engine_->info("empty", where);
-    return Rdd<T>(engine_,
-                  detail::make_source(info, type_ops<T>(),
-                                      {detail::ship<detail::Source, detail::CollectionSource<T>>(*info,
-                                                                                                 std::vector<T>())},
-                                      1),
-                  default_partitions(), info);
+    return Rdd<T>(
+        engine_,
+        detail::make_source(info, type_ops<T>(),
+                            {detail::ship<detail::Source, detail::CollectionSource<T>>(*info, std::vector<T>())}, 1),
+        default_partitions(), info);
   }
 
   /// The lines of a file, of all files of a directory (no recursion, names that begin with '.' left out, ordered by
@@ -112,9 +110,8 @@ class Context {
     for (MemoryBlock& block : blocks) {
       if (block.bytes.size() % sizeof(T) != 0 ||
           reinterpret_cast<std::uintptr_t>(block.bytes.data()) % alignof(T) != 0) {
-        throw Error(Code::bad_argument, {.why = "a block is no aligned array of whole records",
-                                         .operation = info->name,
-                                         .where = where});
+        throw Error(Code::bad_argument,
+                    {.why = "a block is no aligned array of whole records", .operation = info->name, .where = where});
       }
       sources.push_back(detail::ship<detail::Source, detail::MemoryRecordsSource<T>>(*info, std::move(block)));
     }

@@ -149,8 +149,7 @@ class DStream : public Operators<DStream, T> {
   /// window's reduced batches (PD-06). Cost of a slide: the distinct keys of all its batches.
   template <class F>
     requires PairLike<T>
-  DStream<T> reduce_by_key_and_window(F f, WindowOptions options,
-                                      Place where = std::source_location::current()) const {
+  DStream<T> reduce_by_key_and_window(F f, WindowOptions options, Place where = std::source_location::current()) const {
     const DStream<T> reduced = this->reduce_by_key(f, options.partitions, where).cache();
     const auto made = info("reduce_by_key_and_window", where);
     const DStream<T> window = reduced.window_of(options, made, detail::UnionBody::How::align);
@@ -192,8 +191,7 @@ class DStream : public Operators<DStream, T> {
                        partitions](Time time) {
       detail::Engine& engine = driver->engine();
       std::vector<detail::NodePtr> entering;
-      for (const Time t :
-           parent->times(driver->zero(), time - std::min(options.slide, options.length), time)) {
+      for (const Time t : parent->times(driver->zero(), time - std::min(options.slide, options.length), time)) {
         entering.push_back(detail::by_key<K, V>(engine, made, parent->at(engine, t), partitions));
       }
       return detail::make_narrow(
@@ -210,8 +208,7 @@ class DStream : public Operators<DStream, T> {
   /// Needs a checkpoint directory. S must own its bytes.
   template <class F>
     requires PairLike<T>
-  auto update_state_by_key(F f, UpdateStateOptions options = {},
-                           Place where = std::source_location::current()) const;
+  auto update_state_by_key(F f, UpdateStateOptions options = {}, Place where = std::source_location::current()) const;
 
   /// f(rdd) or f(rdd, time) in the driver, once a batch: any operators on RDDs (DS-08).
   template <class F>
@@ -277,21 +274,25 @@ class DStream : public Operators<DStream, T> {
   /// Prints the time and the first `n` records of each batch on standard output (DS-21).
   void print(std::size_t n = 10, Place where = std::source_location::current()) const {
     const auto made = info(("print " + node_->info->name).c_str(), where);
-    driver_->add_output(made, node_, [driver = std::weak_ptr(driver_), made, n, parts = default_partitions_](
-                                         const detail::NodePtr& node, Time time) {
-      const Rdd<T> rdd(driver.lock()->shared_engine(), node, parts, made);
-      const Records<T> records = rdd.take(n + 1);
-      std::vector<std::string> lines;
-      for (std::size_t i = 0; i < std::min(n, records.size()); ++i) lines.push_back(detail::AsLine<T>{}(records[i]));
-      detail::print_batch(time, lines, records.size() > n);
-    });
+    driver_->add_output(made, node_,
+                        [driver = std::weak_ptr(driver_), made, n, parts = default_partitions_](
+                            const detail::NodePtr& node, Time time) {
+                          const Rdd<T> rdd(driver.lock()->shared_engine(), node, parts, made);
+                          const Records<T> records = rdd.take(n + 1);
+                          std::vector<std::string> lines;
+                          for (std::size_t i = 0; i < std::min(n, records.size()); ++i)
+                            lines.push_back(detail::AsLine<T>{}(records[i]));
+                          detail::print_batch(time, lines, records.size() > n);
+                        });
   }
   /// Writes each batch into a directory `prefix-<milliseconds>[.suffix]`; see Rdd::save_as_text_files (DS-22).
   void save_as_text_files(const std::string& prefix, const std::string& suffix = "",
                           Place where = std::source_location::current()) const {
-    foreach_rdd([prefix, suffix, where](const Rdd<T>& rdd, Time time) {
-      rdd.save_as_text_files(detail::batch_directory(prefix, suffix, time), where);
-    }, where);
+    foreach_rdd(
+        [prefix, suffix, where](const Rdd<T>& rdd, Time time) {
+          rdd.save_as_text_files(detail::batch_directory(prefix, suffix, time), where);
+        },
+        where);
   }
 
   // ---- For the engine's other layers.
@@ -368,8 +369,8 @@ class DStream : public Operators<DStream, T> {
 template <class K, class S>
 class StateDStream : public DStream<std::pair<K, S>> {
  public:
-  /// Only the keys for which the function was called in the batch, and which have a state. With `idle_keeps_state` these
-  /// are the keys of the batch: the cost follows the input, not the state.
+  /// Only the keys for which the function was called in the batch, and which have a state. With `idle_keeps_state`
+  /// these are the keys of the batch: the cost follows the input, not the state.
   const DStream<std::pair<K, S>>& changes() const { return changes_; }
   StateDStream name(std::string name) const {
     DStream<std::pair<K, S>>::name(std::move(name));

@@ -180,8 +180,8 @@ class Operators {
     using V = typename T::second_type;
     using C = std::decay_t<std::invoke_result_t<const Create&, const V&>>;
     return combine<C>("combine_by_key",
-                      detail::GeneralCombine<V, C, Create, MergeValue, Merge>{
-                          std::move(create), std::move(merge_value), std::move(merge)},
+                      detail::GeneralCombine<V, C, Create, MergeValue, Merge>{std::move(create), std::move(merge_value),
+                                                                              std::move(merge)},
                       partitions, where);
   }
 
@@ -195,15 +195,14 @@ class Operators {
 
   /// (value, how often it occurs) for each distinct record.
   auto count_by_value(std::size_t partitions = 0, Place where = std::source_location::current()) const {
-    const auto pairs = step("count_by_value", detail::MapStep{[](const T& record) {
-                              return std::pair<T, std::int64_t>(record, 1);
-                            }},
-                            where);
+    const auto pairs =
+        step("count_by_value", detail::MapStep{[](const T& record) { return std::pair<T, std::int64_t>(record, 1); }},
+             where);
     return pairs.reduce_by_key([](std::int64_t a, std::int64_t b) { return a + b; }, partitions, where);
   }
 
-  /// (key, (value here, value there)) for each pair of values with the same key (PD-10). Both sides are brought together
-  /// by key, unless they lie together already; this side's records of a partition are kept in memory.
+  /// (key, (value here, value there)) for each pair of values with the same key (PD-10). Both sides are brought
+  /// together by key, unless they lie together already; this side's records of a partition are kept in memory.
   template <class W, class P = T>
     requires PairLike<P>
   auto join(const Self<std::pair<typename P::first_type, W>>& other, std::size_t partitions = 0,
@@ -217,10 +216,10 @@ class Operators {
     return self().template derive2<Out>(
         info, other,
         [info, parts, kernel](detail::Engine& engine, const detail::NodePtr& left, const detail::NodePtr& right) {
-          return detail::make_zip(info, type_ops<Out>(),
-                                  {detail::by_key<K, V>(engine, info, left, parts),
-                                   detail::by_key<K, W>(engine, info, right, parts)},
-                                  kernel, true);
+          return detail::make_zip(
+              info, type_ops<Out>(),
+              {detail::by_key<K, V>(engine, info, left, parts), detail::by_key<K, W>(engine, info, right, parts)},
+              kernel, true);
         });
   }
 
@@ -237,11 +236,10 @@ class Operators {
   Self<T> repartition(std::size_t partitions, Place where = std::source_location::current()) const {
     const auto info = self().info("repartition", where);
     auto kernel = detail::ship<detail::ShuffleKernel, detail::MoveKernel<T>>(*info);
-    return self().template derive<T>(info,
-                                     [info, kernel, partitions](detail::Engine& engine, const detail::NodePtr& parent) {
-                                       return detail::make_shuffled(engine, info, type_ops<T>(), parent, kernel,
-                                                                    partitions, false);
-                                     });
+    return self().template derive<T>(
+        info, [info, kernel, partitions](detail::Engine& engine, const detail::NodePtr& parent) {
+          return detail::make_shuffled(engine, info, type_ops<T>(), parent, kernel, partitions, false);
+        });
   }
 
   /// At most `partitions` partitions: neighbours are put together, without a shuffle.
@@ -262,8 +260,7 @@ class Operators {
   auto step(const char* name, Step step, Place where, bool keeps_partitioning = false) const {
     using U = typename Step::template Out<T>;
     const auto info = self().info(name, where);
-    return narrow<U>(info,
-                     detail::ship<detail::Kernel, detail::StepKernel<T, U, Step>>(*info, detail::Fn<Step>{step}),
+    return narrow<U>(info, detail::ship<detail::Kernel, detail::StepKernel<T, U, Step>>(*info, detail::Fn<Step>{step}),
                      keeps_partitioning);
   }
 

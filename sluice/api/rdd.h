@@ -4,8 +4,8 @@
 //                   .map([](std::string_view w) { return std::pair{w, 1L}; })
 //                   .reduce_by_key(std::plus{}).top(10, sluice::by_value);
 //
-// Nothing is computed before an action asks for it, and nothing is kept unless it is cached. An action runs a job on the
-// calling thread and the context's others, and gives the same result whatever their number.
+// Nothing is computed before an action asks for it, and nothing is kept unless it is cached. An action runs a job on
+// the calling thread and the context's others, and gives the same result whatever their number.
 #pragma once
 
 #include <algorithm>
@@ -132,10 +132,10 @@ class Rdd : public Operators<Rdd, T> {
   /// The first `n` records; every partition stops once it has that many.
   Records<T> take(std::size_t n) const {
     const auto info = engine_->info("take", node_->info->where);
-    Records<T> all = bring(detail::make_narrow(
-        info, type_ops<T>(), node_,
-        detail::ship<detail::Kernel, detail::FoldKernel<T, T, detail::TakeFold<T>, std::uint64_t>>(
-            *info, std::uint64_t{n})));
+    Records<T> all = bring(
+        detail::make_narrow(info, type_ops<T>(), node_,
+                            detail::ship<detail::Kernel, detail::FoldKernel<T, T, detail::TakeFold<T>, std::uint64_t>>(
+                                *info, std::uint64_t{n})));
     return head(all, n);
   }
   /// Errors: SLU-203 when there is no record.
@@ -172,9 +172,8 @@ class Rdd : public Operators<Rdd, T> {
     requires std::is_invocable_v<const F&, Partition<T>&>
   void foreach_partition(F f, Place where = std::source_location::current()) const {
     const auto info = engine_->info("foreach_partition", where);
-    auto kernel =
-        detail::ship<detail::Kernel, detail::PartitionKernel<T, std::int64_t, detail::PartitionForeach<F>>>(
-            *info, detail::Fn{detail::PartitionForeach<F>{std::move(f)}});
+    auto kernel = detail::ship<detail::Kernel, detail::PartitionKernel<T, std::int64_t, detail::PartitionForeach<F>>>(
+        *info, detail::Fn{detail::PartitionForeach<F>{std::move(f)}});
     detail::Turns::collect(*engine_, detail::make_narrow(info, type_ops<std::int64_t>(), node_, std::move(kernel)));
   }
   /// Writes one file a partition, "part-00000" and so on, one record a line, into `directory`, each complete or not
@@ -199,9 +198,7 @@ class Rdd : public Operators<Rdd, T> {
         info_(std::move(info)) {}
   const detail::NodePtr& node() const { return node_; }
   const std::shared_ptr<detail::Engine>& engine() const { return engine_; }
-  std::shared_ptr<detail::OperatorInfo> info(const char* name, Place where) const {
-    return engine_->info(name, where);
-  }
+  std::shared_ptr<detail::OperatorInfo> info(const char* name, Place where) const { return engine_->info(name, where); }
   std::size_t partitions_or_default(std::size_t partitions) const {
     return partitions == 0 ? default_partitions_ : partitions;
   }

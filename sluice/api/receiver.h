@@ -42,8 +42,8 @@ class ReceiverContext : public detail::ReceiverChannel {
   /// Nothing more will come: `run` is not called again.
   using ReceiverChannel::end_of_input;
 
-  /// Adds one record to the current block and returns before it is safe (an unreliable receiver, RC-02). Waits while the
-  /// byte budget is used up. False when the stream stops; the record is not taken then.
+  /// Adds one record to the current block and returns before it is safe (an unreliable receiver, RC-02). Waits while
+  /// the byte budget is used up. False when the stream stops; the record is not taken then.
   bool store(const T& record) {
     if (stopped()) return false;
     const Time now = engine_.runtime().clock().now();
@@ -113,11 +113,12 @@ template <class T>
 class Receiver {
  public:
   virtual ~Receiver() = default;
-  /// Runs on a thread of its own until the stream stops. When it returns or throws earlier, it is called again after the
-  /// restart delay, unless it said end_of_input.
+  /// Runs on a thread of its own until the stream stops. When it returns or throws earlier, it is called again after
+  /// the restart delay, unless it said end_of_input.
   virtual void run(ReceiverContext<T>& context) = 0;
 };
 
+/// Settings of a receiver.
 struct ReceiverOptions {
   /// Pause before `run` is called again (RC-07).
   Duration restart_delay = std::chrono::seconds(2);

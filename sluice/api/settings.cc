@@ -14,9 +14,9 @@
 namespace sluice {
 namespace {
 
-constexpr std::array known{"master",     "app",         "partitions", "memory",      "spill-directory", "hash-seed",
-                           "task-tries", "encode-tasks", "check-views", "checkpoint", "batch",           "block-interval",
-                           "receiver-memory"};
+constexpr std::array known{
+    "master",       "app",         "partitions", "memory", "spill-directory", "hash-seed",      "task-tries",
+    "encode-tasks", "check-views", "checkpoint", "batch",  "block-interval",  "receiver-memory"};
 
 bool is_known(std::string_view name) { return std::find(known.begin(), known.end(), name) != known.end(); }
 
@@ -55,10 +55,10 @@ void init(int& argc, char** argv) {
     const std::size_t equals = argument.find('=');
     const std::string_view name = argument.substr(9, equals == std::string_view::npos ? equals : equals - 9);
     if (!is_known(name) || equals == std::string_view::npos) {
-      const Error error =
-          bad_setting(name, equals == std::string_view::npos ? "no value; write --sluice.NAME=VALUE" : "no such setting");
+      const Error error = bad_setting(
+          name, equals == std::string_view::npos ? "no value; write --sluice.NAME=VALUE" : "no such setting");
       std::fprintf(stderr, "%s\n", error.what());
-      std::exit(2);  // like every command line parser, before the program has begun
+      std::exit(2);  // tidy: allow banned: nothing has begun, and this is how command lines are refused
     }
     line.values[std::string(name)] = argument.substr(equals + 1);
   }

@@ -21,8 +21,8 @@ void* per_process_object(const void* factory_type, std::string_view captures,
 }  // namespace detail
 
 /// A read-only value that functions in tasks may use: capture the Broadcast by value and use `*b` or `b->`.
-/// Lives until the process ends. Threads: the value is read by many at once. Cost of a use: a look-up of some 10 ns; take
-/// a reference outside loops.
+/// Lives until the process ends. Threads: the value is read by many at once. Cost of a use: a look-up of some 10 ns;
+/// take a reference outside loops.
 template <class T>
 class Broadcast {
  public:

@@ -66,10 +66,10 @@ DStream<std::string_view> StreamingContext::text_file_stream(const std::string& 
 
 DStream<std::string_view> StreamingContext::follow_file(const std::string& path, FollowFileOptions options,
                                                         Place where) const {
-  return add_input<std::string_view>("follow_file",
-                                     detail::make_follow_file_input(driver_->engine(), path, options,
-                                                                    context_.too_long_counter(), partitions_max()),
-                                     where);
+  return add_input<std::string_view>(
+      "follow_file",
+      detail::make_follow_file_input(driver_->engine(), path, options, context_.too_long_counter(), partitions_max()),
+      where);
 }
 
 namespace detail {
@@ -85,10 +85,10 @@ void print_batch(Time time, const std::vector<std::string>& lines, bool more) {
 }
 
 void fail_interval(const OperatorInfo& info, const char* what, Duration value, Duration slide) {
-  throw Error(Code::bad_interval, {.why = std::string(what) + " is " + to_string(value) + ", the stream's slide " +
-                                          to_string(slide),
-                                   .operation = info.name,
-                                   .where = info.where});
+  throw Error(Code::bad_interval,
+              {.why = std::string(what) + " is " + to_string(value) + ", the stream's slide " + to_string(slide),
+               .operation = info.name,
+               .where = info.where});
 }
 
 std::string batch_directory(const std::string& prefix, const std::string& suffix, Time time) {

@@ -38,8 +38,8 @@ struct StreamingOptions {
   /// Directory for what must survive a crash; stateful operators need one (checkpoint). In this version it is checked,
   /// created and reserved, and nothing is written into it yet: see README, "What does not work yet".
   std::string checkpoint{};
-  /// Longest time that a receiver's records wait for their block to fill (block-interval, in milliseconds). A batch time
-  /// does not wait for it. 0: 200 ms.
+  /// Longest time that a receiver's records wait for their block to fill (block-interval, in milliseconds). A batch
+  /// time does not wait for it. 0: 200 ms.
   Duration block_interval{};
   /// Bytes that receivers may have stored and no batch has finished with; at the limit they stop reading
   /// (receiver-memory). 0: 256 MiB.
@@ -48,6 +48,7 @@ struct StreamingOptions {
   bool stop_at_end_of_input = false;
 };
 
+/// How to stop.
 struct StopOptions {
   /// First process everything that has been received (GS-01).
   bool graceful = false;
@@ -55,7 +56,8 @@ struct StopOptions {
   std::optional<Duration> timeout{};
 };
 
-/// RDDs that a test or program feeds to a stream by hand; see StreamingContext::queue_stream. Copies are the same queue.
+/// RDDs that a test or program feeds to a stream by hand; see StreamingContext::queue_stream. Copies are the same
+/// queue.
 template <class T>
 class RddQueue {
  public:
@@ -114,7 +116,9 @@ class StreamingContext {
   /// Errors: SLU-114, SLU-109 (an interval under 1 ms).
   StreamingContext(const Context& context, StreamingOptions options);
 
+  /// The batch side, for RDDs to join or broadcast (SC-07).
   const Context& context() const { return context_; }
+  /// As set, or from outside.
   Duration batch_interval() const { return driver_->options().interval; }
 
   // ---- Inputs
@@ -139,8 +143,8 @@ class StreamingContext {
     return add_input<T>("queue_stream", std::make_unique<detail::QueueInput<T>>(std::move(queue), one_at_a_time),
                         where);
   }
-  /// A receiver of the program's own, made by `factory()` -> std::unique_ptr<Receiver<T>> where it runs: the factory may
-  /// capture what task functions may. Takes a core. See receiver.h.
+  /// A receiver of the program's own, made by `factory()` -> std::unique_ptr<Receiver<T>> where it runs: the factory
+  /// may capture what task functions may. Takes a core. See receiver.h.
   template <class T, class Factory>
   DStream<T> receiver_stream(Factory factory, ReceiverOptions options = {},
                              Place where = std::source_location::current()) const {
@@ -191,7 +195,9 @@ class StreamingContext {
   void request_stop(bool graceful = true) const { driver_->request_stop(graceful); }
   detail::StreamState state() const { return driver_->state(); }
 
+  /// From the next event on; see StreamingListener.
   void add_listener(std::shared_ptr<StreamingListener> listener) const { driver_->add_listener(std::move(listener)); }
+  /// An event that is being told may still arrive.
   void remove_listener(const StreamingListener* listener) const { driver_->remove_listener(listener); }
 
   /// For inputs of other layers (connect, testkit).

@@ -36,8 +36,8 @@ struct With {
   template <class... Args>
     requires std::is_invocable_v<const F&, const Values&..., Args...>
   decltype(auto) operator()(Args&&... args) const {
-    return std::apply(
-        [&](const Values&... v) -> decltype(auto) { return function(v..., std::forward<Args>(args)...); }, values);
+    return std::apply([&](const Values&... v) -> decltype(auto) { return function(v..., std::forward<Args>(args)...); },
+                      values);
   }
 };
 

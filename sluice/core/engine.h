@@ -1,7 +1,8 @@
 // The engine of one Context: its stores, and jobs over the lineage graph.
 //
-// A job collects the records of its targets, which are nodes. The targets of one call are planned together: the graph is cut at shuffles into rounds; in a round, everything that hangs together over a partition is
-// one task, in which a shared node runs once and its chunks are teed.
+// A job collects the records of its targets, which are nodes. The targets of one call are planned together: the graph
+// is cut at shuffles into rounds; in a round, everything that hangs together over a partition is one task, in which a
+// shared node runs once and its chunks are teed.
 //
 // Threads: all members are safe from all threads.
 #pragma once
@@ -86,8 +87,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   using Cancelled = const std::atomic<bool>*;
   std::vector<std::vector<RestedPtr>> run_together(const std::vector<NodePtr>& targets, const TaskId& job,
                                                    Cancelled cancelled);
-  std::vector<TaskResult> run_tasks(const std::vector<TaskProgram>& programs, const TaskId& stage,
-                                    Cancelled cancelled);
+  std::vector<TaskResult> run_tasks(const std::vector<TaskProgram>& programs, const TaskId& stage, Cancelled cancelled);
   TaskResult run_with_retries(const TaskProgram& program, TaskId id, Cancelled cancelled);
 
   Runtime& runtime_;

@@ -62,11 +62,10 @@ NodePtr make_narrow(OperatorInfoPtr info, const TypeOps& type, NodePtr parent, S
 NodePtr make_shuffled(Engine& engine, OperatorInfoPtr info, const TypeOps& type, NodePtr parent,
                       Shipped<ShuffleKernel> kernel, std::size_t partitions, bool by_key) {
   if (partitions == 0 || partitions > key_groups) {
-    throw Error(Code::bad_argument,
-                {.why = "the number of partitions is " + std::to_string(partitions) + ", not in 1.." +
-                        std::to_string(key_groups),
-                 .operation = info->name,
-                 .where = info->where});
+    throw Error(Code::bad_argument, {.why = "the number of partitions is " + std::to_string(partitions) +
+                                            ", not in 1.." + std::to_string(key_groups),
+                                     .operation = info->name,
+                                     .where = info->where});
   }
   auto node = make_node(std::move(info), type, {std::move(parent)}, partitions);
   node->by_key = by_key;

@@ -135,9 +135,7 @@ TaskStep decode_step(Decoder& in, std::size_t index) {
   const std::uint32_t inputs = decode_count(in);
   for (std::uint32_t i = 0; i < inputs; ++i) step.inputs.push_back(decode_index(in, index));
   switch (kind) {
-    case 0:
-      step.what = ReadSource{Shipped<Source>::decode_from(in)};
-      break;
+    case 0: step.what = ReadSource{Shipped<Source>::decode_from(in)}; break;
     case 1: {
       const std::uint64_t shuffle = in.u64();
       step.what = ReadShuffle{shuffle, Shipped<ShuffleKernel>::decode_from(in)};
@@ -148,17 +146,10 @@ TaskStep decode_step(Decoder& in, std::size_t index) {
       step.what = ReadBlock{block, decode_type(in)};
       break;
     }
-    case 3:
-      step.what = RunKernel{Shipped<Kernel>::decode_from(in)};
-      break;
-    case 4:
-      step.what = RunZip{Shipped<ZipKernel>::decode_from(in)};
-      break;
-    case 5:
-      step.what = PassThrough{};
-      break;
-    default:
-      throw Error(Code::corrupt_data, {.why = "unknown kind of step in a task message"});
+    case 3: step.what = RunKernel{Shipped<Kernel>::decode_from(in)}; break;
+    case 4: step.what = RunZip{Shipped<ZipKernel>::decode_from(in)}; break;
+    case 5: step.what = PassThrough{}; break;
+    default: throw Error(Code::corrupt_data, {.why = "unknown kind of step in a task message"});
   }
   return step;
 }
@@ -209,8 +200,7 @@ TaskOutput decode_output(Decoder& in, std::size_t steps) {
       output.what = Collect{target, decode_type(in)};
       break;
     }
-    default:
-      throw Error(Code::corrupt_data, {.why = "unknown kind of output in a task message"});
+    default: throw Error(Code::corrupt_data, {.why = "unknown kind of output in a task message"});
   }
   return output;
 }
@@ -269,7 +259,8 @@ class Attempt {
       consumers_[step.inputs.at(0)].push_back(&keep(narrow->kernel->open(at(step.info, step.partition), next)));
     } else if (const auto* zip = std::get_if<RunZip>(&step.what)) {
       zips_.push_back(zip->kernel->open(at(step.info, step.partition, step.batch), step.inputs.size(), next));
-      for (std::size_t i = 0; i < step.inputs.size(); ++i) consumers_[step.inputs[i]].push_back(&zips_.back()->input(i));
+      for (std::size_t i = 0; i < step.inputs.size(); ++i)
+        consumers_[step.inputs[i]].push_back(&zips_.back()->input(i));
     } else if (std::holds_alternative<PassThrough>(step.what)) {
       if (step.inputs.empty()) return;  // an empty partition: read_step finishes it
       Pipe& fan_in = keep(std::make_unique<FanInPipe>(next, step.inputs.size()));

@@ -24,7 +24,8 @@ class TaskProcess {
  public:
   TaskProcess();
   ~TaskProcess();
-  /// Runs the task there. Its own errors come back as SLU-201.. as they were thrown there; SLU-413 when the process ends.
+  /// Runs the task there. Its own errors come back as SLU-201.. as they were thrown there; SLU-413 when the process
+  /// ends.
   TaskResult run(const TaskProgram& program, const TaskId& id, std::uint64_t hash_seed);
 
  private:

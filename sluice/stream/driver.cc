@@ -385,12 +385,9 @@ void Driver::tell_receiver_events() {
                         std::move(event.error)};
       tell([&](StreamingListener& listener) {
         switch (event.kind) {
-          case Input::ReceiverEvent::Kind::started:
-            return listener.on_receiver_started(info);
-          case Input::ReceiverEvent::Kind::error:
-            return listener.on_receiver_error(info);
-          case Input::ReceiverEvent::Kind::stopped:
-            return listener.on_receiver_stopped(info);
+          case Input::ReceiverEvent::Kind::started: return listener.on_receiver_started(info);
+          case Input::ReceiverEvent::Kind::error: return listener.on_receiver_error(info);
+          case Input::ReceiverEvent::Kind::stopped: return listener.on_receiver_stopped(info);
         }
       });
     }
@@ -434,8 +431,8 @@ std::vector<OutputInfo> Driver::run_outputs(Time time, std::exception_ptr& error
   for (const Due& output : due) {
     if (output.error != nullptr && error == nullptr) error = output.error;
     if (outputs_[output.id].internal) continue;
-    told.push_back({output.id, outputs_[output.id].info->name,
-                    output.error == nullptr ? std::string() : text_of(output.error)});
+    told.push_back(
+        {output.id, outputs_[output.id].info->name, output.error == nullptr ? std::string() : text_of(output.error)});
   }
   return told;
 }

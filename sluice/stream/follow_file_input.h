@@ -10,8 +10,8 @@
 //    there already is given whole.
 //  - Rotation (the path leads to another file): the old file stays open and is read to its end first, in as many
 //    batches as that takes, then the new one from its beginning. Writers may go on writing to the old one for a moment:
-//    it is looked at once more in the batch after that in which the rotation was seen, and closed when nothing is left;
-//    then an unfinished last line is a line. While the path leads nowhere, the open file is followed.
+//    it is closed by the first batch `rotation_wait` after the one that saw the rotation, not before it is read to its
+//    end; then an unfinished last line is a line. While the path leads nowhere, the open file is followed.
 //  - A file that was made and moved away again between two batches is not seen (nor would `tail -F` see it).
 //  - Truncation (the file is shorter than what was read, or the bytes before that place are others than those that
 //    were read): starts again at 0, counted. What was cut off before a batch or its task came to read it is lost. Not
@@ -20,6 +20,7 @@
 //  - The file may be missing at start: the stream waits for it, and then begins at 0.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -34,6 +35,8 @@ struct FollowFileOptions {
   bool from_start = false;
   /// Longest line in bytes, without its end. Longer ones are skipped and counted.
   std::uint64_t line_bytes_max = 1 << 20;
+  /// How long after a rotation, in batch times, writers may still write to the old file. At least one batch.
+  Duration rotation_wait = std::chrono::seconds(1);
   /// Most bytes of a batch; what is left is taken by the next ones. At least one line is taken.
   std::uint64_t bytes_per_batch_max = 64 << 20;
 };

@@ -84,8 +84,8 @@ struct UpdateState {
   static bool live(const Entry& entry) { return entry.live; }
   static const S& value(const Entry& entry) { return entry.state; }
   static std::shared_ptr<Partition> of(const OpenAt& at, std::uint64_t operation) {
-    return std::static_pointer_cast<Partition>(at.task.environment().states.get(
-        operation, at.partition, [] { return std::make_shared<Partition>(); }));
+    return std::static_pointer_cast<Partition>(
+        at.task.environment().states.get(operation, at.partition, [] { return std::make_shared<Partition>(); }));
   }
 };
 
@@ -170,8 +170,7 @@ class UpdateStateKernel : public ZipKernel {
       }
     }
     void add(const Keyed<K, V>& record) {
-      const std::uint32_t index =
-          state_->table.find_or_insert(record.hash, record.key, [] { return Entry{}; }).first;
+      const std::uint32_t index = state_->table.find_or_insert(record.hash, record.key, [] { return Entry{}; }).first;
       Entry& entry = state_->table[index].value;
       const auto link = static_cast<std::uint32_t>(links_.size());
       links_.emplace_back(Link{record.value, none});
@@ -220,8 +219,7 @@ class UpdateStateKernel : public ZipKernel {
       entry.first = entry.last = none;
       entry.count = 0;
       try {
-        std::optional<S> result =
-            kernel_.f_.f(values, entry.live ? std::optional<S>(entry.state) : std::optional<S>());
+        std::optional<S> result = kernel_.f_.f(values, entry.live ? std::optional<S>(entry.state) : std::optional<S>());
         entry.live = result.has_value();
         if (entry.live) entry.state = std::move(*result);
       } catch (...) {
@@ -294,8 +292,8 @@ struct WindowState {
   static bool live(const Entry& entry) { return entry.batches > 0; }
   static const V& value(const Entry& entry) { return entry.value; }
   static std::shared_ptr<Partition> of(const OpenAt& at, std::uint64_t operation) {
-    return std::static_pointer_cast<Partition>(at.task.environment().states.get(
-        operation, at.partition, [] { return std::make_shared<Partition>(); }));
+    return std::static_pointer_cast<Partition>(
+        at.task.environment().states.get(operation, at.partition, [] { return std::make_shared<Partition>(); }));
   }
 };
 
@@ -327,8 +325,7 @@ class WindowStateKernel : public ZipKernel {
           again_(state_has_batch(at, state_->version)),
           open_inputs_(inputs) {
       for (std::size_t i = 0; i < inputs; ++i) {
-        const std::int64_t time =
-            at.batch - static_cast<std::int64_t>(inputs - 1 - i) * kernel.step_;
+        const std::int64_t time = at.batch - static_cast<std::int64_t>(inputs - 1 - i) * kernel.step_;
         entering_.push_back(std::make_unique<Entering>(*this, time));
       }
     }
@@ -361,8 +358,7 @@ class WindowStateKernel : public ZipKernel {
           for (std::size_t i = begin; i < end; ++i) table.prefetch_slot(in[i].hash);
           for (std::size_t i = begin; i < end; ++i) table.prefetch_entry(in[i].hash);
           for (std::size_t i = begin; i < end; ++i) {
-            const std::uint32_t index =
-                table.find_or_insert(in[i].hash, in[i].key, [] { return Entry{}; }).first;
+            const std::uint32_t index = table.find_or_insert(in[i].hash, in[i].key, [] { return Entry{}; }).first;
             delta_.changes.emplace_back(typename State::Change{index, in[i].value});
           }
         }

@@ -9,12 +9,13 @@
 //
 // Rules:
 //  - A file directly in the directory is taken once, at the first batch that lists it (with a settle time: at the first
-//    batch at which it has kept its size that long). Names that begin with "." are never taken, nor directories.
+//    batch at which it has kept its size that long). Names that begin with "." are never taken, nor directories. An
+//    empty file, or a link that leads nowhere, is not there yet.
 //  - Files of a batch are in the order of their names; the lines of a file in the order in which they stand there.
 //  - It is read as it was when it was listed: `size` bytes. Growth or change of a file that was taken is counted and
 //    told once a file, and never read. A file that has become shorter or has gone when its task reads it is an error of
 //    the task (SLU-412, SLU-411).
-//  - Another file under the same name (other inode or birth) is a new file.
+//  - Another file under the same name (other inode or birth) is a new file; so is one under another name.
 //  - Known files are forgotten when they are no longer listed, so memory is in proportion to the directory, not to
 //    history. One of the same (path, device, inode, birth) that comes back later, moved away and back, is taken again
 //    as any file moved in is; and after a failed listing nothing is forgotten.

@@ -131,9 +131,9 @@ void TextReceiverChannel::end_line() {
 
 // Of an unfinished line over the limit so much is kept that it is still over it, also when it ends with "\r\n" (T4).
 void TextReceiverChannel::cut_long_line() {
-  const std::uint64_t kept = options_.line_bytes_max + 2;
-  if (end_ - whole_ < kept) return;
-  end_ = whole_ + static_cast<std::size_t>(kept);
+  const std::size_t bytes = end_ - whole_;
+  if (bytes < 2 || bytes - 2 < options_.line_bytes_max) return;
+  end_ = whole_ + static_cast<std::size_t>(options_.line_bytes_max) + 2;
   dropping_ = true;
 }
 
