@@ -125,7 +125,8 @@ class DStream : public Operators<DStream, T> {
     return derive<T>(made, detail::reduce_all<T>(made, f));
   }
 
-  /// The records of all batches in the last `length`, at each `slide` (DS-10). First windows are partial.
+  /// The records of all batches in the last `length`, at each `slide` (DS-10). First windows are partial. This stream
+  /// is cached, unless it is an input (DS-11).
   DStream<T> window(WindowOptions options, Place where = std::source_location::current()) const {
     const auto made = info("window", where);
     return window_of(options, made, detail::UnionBody::How::append);
@@ -348,6 +349,8 @@ class DStream : public Operators<DStream, T> {
   DStream<T> window_of(WindowOptions options, const std::shared_ptr<detail::OperatorInfo>& made,
                        detail::UnionBody::How how) const {
     check_window(options, *made);
+    // Batches stay in the window for several slides: what made them is not done again (DS-11). Inputs are at hand.
+    if (!node_->parents.empty() && !node_->persist) node_->persist = detail::Keep::memory_and_disk;
     const auto stream = driver_->add_stream(made, {node_}, options.slide);
     stream->reach = options.length - node_->slide;
     stream->compute = [driver = driver_.get(), parent = node_, made, options, how](Time time) {

@@ -110,7 +110,8 @@ class QueueInput : public Input {
 }  // namespace detail
 
 /// A stream in the making, running or stopped. Threads: build the graph from one thread; start, stop, await_termination
-/// and listeners may be called from any. The destructor stops a running stream, not gracefully.
+/// and listeners may be called from any. Copies are the same stream; when the last of them and of its DStreams goes, a
+/// running stream is stopped, not gracefully.
 class StreamingContext {
  public:
   /// Errors: SLU-114, SLU-109 (an interval under 1 ms).

@@ -11,7 +11,9 @@ namespace sluice::detail {
 
 void ShuffleStore::open(std::uint64_t shuffle, std::size_t map_partitions) {
   const std::lock_guard lock(mutex_);
-  Shuffle& made = shuffles_[shuffle];
+  const auto [place, is_new] = shuffles_.try_emplace(shuffle);
+  if (!is_new) return;
+  Shuffle& made = place->second;
   made.missing = map_partitions;
   made.maps.resize(map_partitions);
   made.present.resize(map_partitions);

@@ -21,7 +21,8 @@ namespace sluice::detail {
 /// Buckets of shuffles, by (shuffle, map partition, target). Inside one process a bucket is handed over by pointer.
 class ShuffleStore {
  public:
-  /// Room for a shuffle; its map partitions are missing at first.
+  /// Room for a shuffle; its map partitions are missing at first. Nothing when it is open already: what an earlier,
+  /// failed job has put there stays.
   void open(std::uint64_t shuffle, std::size_t map_partitions);
   /// Adopts the buckets of a map partition; the first attempt that arrives wins, later ones are dropped (they are
   /// equal, see DESIGN 5).

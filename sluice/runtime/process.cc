@@ -95,7 +95,8 @@ class StandardInput final : public Connection {
       // Looked at again now and then, for a clock that is turned by hand.
       constexpr Duration longest = std::chrono::seconds(1);
       const Duration left = deadline <= now ? Duration::zero() : deadline - now < longest ? deadline - now : longest;
-      const timespec timeout{.tv_sec = left / std::chrono::seconds(1), .tv_nsec = (left % std::chrono::seconds(1)).count()};
+      const auto seconds = std::chrono::floor<std::chrono::seconds>(left);
+      const timespec timeout{.tv_sec = seconds.count(), .tv_nsec = (left - seconds).count()};
       pollfd waits[2] = {{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0},
                          {.fd = closing_.get(), .events = POLLIN, .revents = 0}};
       const int count = ::ppoll(waits, 2, &timeout, nullptr);

@@ -49,8 +49,9 @@ std::uint64_t resident_bytes();
 /// Columns and rows of the terminal on standard output; nullopt when it is no terminal.
 std::optional<std::pair<int, int>> terminal_size();
 
-/// Standard input as a byte stream that can only be read. Deadlines are by `clock`, which must outlive it; `close` wakes
-/// a reader and leaves the descriptor itself open. One reader a process.
+/// Standard input as a byte stream that can only be read. Deadlines are by `clock`, which must outlive it (one turned
+/// by hand is looked at once a second); `close` wakes a reader and leaves the descriptor itself open. One reader a
+/// process. Errors: SLU-402.
 std::unique_ptr<Connection> standard_input(const Clock& clock = system_runtime().clock());
 
 /// A child process: a second process of this binary, connected by a socket pair. Destroying one that was not waited

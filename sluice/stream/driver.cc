@@ -301,6 +301,7 @@ void Driver::run() {
   try {
     stop_inputs();
     for (const StreamNodePtr& stream : streams_) stream->forget_before(Time::max());
+    outputs_.clear();  // their functions may hold what holds this stream
   } catch (...) {
     if (error == nullptr) error = std::current_exception();
   }
@@ -461,12 +462,10 @@ void Driver::run_batch(Time time) {
   for (const StreamNodePtr& stream : streams_) stream->forget_before(time - stream->keep + Duration(1));
   for (InputSlot& slot : inputs_) slot.input->completed(time);
   tell([&](StreamingListener& listener) { listener.on_batch_completed(batch); });
-  {
-    const std::lock_guard lock(mutex_);
-    ++batches_completed_;
-    changed_->notify_all();
-  }
-  if (error != nullptr) std::rethrow_exception(error);
+  if (error != nullptr) std::rethrow_exception(error);  // a failed batch is not complete
+  const std::lock_guard lock(mutex_);
+  ++batches_completed_;
+  changed_->notify_all();
 }
 
 }  // namespace sluice::detail

@@ -42,9 +42,10 @@ FileMark mark_before(File& file, std::uint64_t end) {
   return mark;
 }
 
+bool is_complete(const FileMark& mark) { return mark.bytes.size() == std::min<std::uint64_t>(mark.end, mark_bytes); }
+
 bool still_holds(File& file, const FileMark& mark) {
-  const FileMark now = mark_before(file, mark.end);
-  return now.bytes == mark.bytes;
+  return is_complete(mark) && mark_before(file, mark.end).bytes == mark.bytes;
 }
 
 }  // namespace
@@ -174,8 +175,9 @@ class FollowedFile {
         range.end = first_line_end(*file_, range.begin + split_bytes, end).value_or(end);
       }
       range.mark = mark_before(*file_, range.end);
-      // Truncated since `look`, and line ends were looked for in other lines: the next batch begins again.
-      if (!still_holds(*file_, taken_)) return false;
+      // Truncated since `look`, so that line ends were looked for in other lines: the next batch begins again.
+      const bool ends_a_line = is_complete(range.mark) && (all || range.mark.bytes.back() == '\n');
+      if (!ends_a_line || !still_holds(*file_, taken_)) return false;
       taken_ = range.mark;
       ranges.push_back(std::move(range));
     }

@@ -55,11 +55,11 @@ class TextFilesInput final : public Input {
     try {
       files = engine.runtime().files().list(directory_);
     } catch (const Error& error) {
-      // The local file system says of a plain file that it is missing, others may throw.
       throw Error(Code::not_readable, {.why = directory_ + ": " + error.details().why, .operation = "text files"});
     }
     if (!files.has_value()) {
-      throw Error(Code::not_a_directory, {.why = directory_ + " is missing or no directory", .operation = "text files"});
+      throw Error(Code::not_a_directory,
+                  {.why = directory_ + " is missing or no directory", .operation = "text files"});
     }
     known_.clear();
     if (options_.existing_files) return;
