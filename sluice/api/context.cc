@@ -34,10 +34,7 @@ Context::Context(ContextOptions options) {
   }
   engine.blocks.memory_bytes = settings.number("memory", options.memory_bytes, std::uint64_t{1} << 30);
   Runtime& runtime = options.runtime != nullptr ? *options.runtime : system_runtime();
-  engine.blocks.spill_directory = settings.text("spill-directory", options.spill_directory, "");
-  if (engine.blocks.spill_directory.empty()) {
-    engine.blocks.spill_directory = "/tmp/sluice-spill-" + std::to_string(runtime.random_seed());
-  }
+  engine.blocks.spill_directory = settings.text("spill-directory", options.spill_directory, "/tmp");
   engine.task_tries = static_cast<unsigned>(settings.number("task-tries", options.task_tries, 4));
   engine.hash_seed = settings.number("hash-seed", options.hash_seed, 0);
   engine.encode_tasks = settings.flag("encode-tasks", options.encode_tasks);

@@ -30,7 +30,8 @@ struct ContextOptions {
   std::size_t partitions = 0;
   /// Bytes of cached partitions kept in memory (memory). 0: 1 GiB.
   std::size_t memory_bytes = 0;
-  /// Where cached partitions go that do not fit (spill-directory). Empty: a directory of this process below /tmp.
+  /// Below which directory a directory of this context is made for cached partitions that do not fit memory
+  /// (spill-directory). Empty: /tmp.
   std::string spill_directory{};
   /// How often a failing task is tried (task-tries). 0: 4.
   unsigned task_tries = 0;

@@ -3,7 +3,8 @@
 // A shipped object is an immutable object behind an interface, made from parts. On the wire it is the address of the
 // function that rebuilds it (as an offset into the image with that build id) and the bytes of its parts. Nothing is
 // registered, no macro is needed, and a template instance ships like anything else. Closures live only in flight and
-// are never written to disk, so they need no version beyond the build id.
+// are never written to disk, so they need no version beyond the build id. Who can send a task can run any code of the
+// image: both ends are one domain of trust, and checksummed frames (remote_task.h) keep damaged messages out.
 //
 // User functions are parts wrapped in `Fn`. A function may capture plain bytes; values with a codec go through
 // `with(values..., function)`; what cannot be copied is made where it is used: `per_process<T>(factory)`. Captures by
@@ -11,12 +12,12 @@
 #pragma once
 
 #include <array>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <new>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -86,16 +87,22 @@ concept ComposedFunction = requires(const F& f) { f.functions(); };
 template <class F>
 inline constexpr bool is_function_pointer_v = std::is_pointer_v<F> && std::is_function_v<std::remove_pointer_t<F>>;
 
+/// Can be copied as bytes. Not `is_trivially_copyable`: g++ 12 denies that of every lambda with captures once a program
+/// has asked whether the lambda is assignable, as std::tuple does.
+template <class F>
+inline constexpr bool is_plain_function_v =
+    std::is_trivially_copy_constructible_v<F> && std::is_trivially_destructible_v<F>;
+
 template <class F>
 constexpr void check_function_type() {
   if constexpr (is_with<F>::value) {
     // Its parts are checked on their own.
   } else if constexpr (!is_function_pointer_v<F>) {
-    static_assert(std::is_trivially_copyable_v<F>,
+    static_assert(is_plain_function_v<F>,
                   "sluice: this function runs in tasks, perhaps in another process, and captures something that is not "
                   "plain bytes (a string, a vector, ...). Pass such values with sluice::with(values..., function), or "
                   "make the object where it is used with sluice::per_process<T>(factory).");
-    static_assert(!std::is_trivially_copyable_v<F> || std::is_standard_layout_v<F>,
+    static_assert(!is_plain_function_v<F> || std::is_standard_layout_v<F>,
                   "sluice: this function runs in tasks, perhaps in another process, and captures by reference. Capture "
                   "by value ([=] or [name]), or pass values with sluice::with(values..., function).");
   }
@@ -160,9 +167,10 @@ struct Fn {
     } else if constexpr (is_function_pointer_v<F>) {
       return {reinterpret_cast<F>(const_cast<void*>(decode_function_address(in)))};
     } else {
-      std::array<char, sizeof(F)> bytes{};
+      // std::bit_cast asks for is_trivially_copyable; see is_plain_function_v.
+      alignas(F) std::array<char, sizeof(F)> bytes{};
       if constexpr (!std::is_empty_v<F>) in.bytes(bytes.data(), sizeof(F));
-      return {std::bit_cast<F>(bytes)};
+      return {*std::launder(reinterpret_cast<const F*>(bytes.data()))};
     }
   }
 };

@@ -1,6 +1,8 @@
 #include "sluice/core/engine.h"
 
 #include <algorithm>
+#include <limits>
+#include <optional>
 
 #include "sluice/core/plan.h"
 
@@ -68,9 +70,12 @@ std::vector<std::vector<RestedPtr>> Engine::run_together(const std::vector<NodeP
   std::vector<bool> done(targets.size());
   std::size_t left = targets.size();
   TaskId stage = job;
-  while (left > 0) {
-    const Round round = plan_round(targets, done, shuffles_, blocks_);
-    std::vector<TaskResult> task_results = run_tasks(round.tasks, stage, cancelled);
+  std::set<BlockId> lost;
+  for (; left > 0; ++stage.stage) {
+    const Round round = plan_round(targets, done, shuffles_, blocks_, lost);
+    const std::size_t lost_before = lost.size();
+    std::vector<TaskResult> task_results = run_tasks(round.tasks, stage, cancelled, lost);
+    if (lost.size() != lost_before) continue;  // ends: each time there are more that are not relied on
     for (std::size_t t = 0; t < round.tasks.size(); ++t) {
       std::size_t next = 0;
       for (const TaskOutput& output : round.tasks[t].outputs) {
@@ -81,7 +86,6 @@ std::vector<std::vector<RestedPtr>> Engine::run_together(const std::vector<NodeP
     }
     for (const std::size_t target : round.targets) done[target] = true;
     left -= round.targets.size();
-    ++stage.stage;
   }
   return results;
 }
@@ -91,44 +95,48 @@ namespace {
 /// What the threads that work on one round share.
 struct SharedRound {
   std::atomic<std::size_t> next{0};
-  std::atomic<bool> failed{false};
+  /// Tasks behind this one need not run.
+  std::atomic<std::size_t> failed_first{std::numeric_limits<std::size_t>::max()};
   std::mutex mutex;
   std::unique_ptr<Condition> ended;
   std::size_t left = 0;
-  std::exception_ptr error;
-  std::size_t error_task = 0;
+  std::exception_ptr error;  // of task `failed_first`
 };
 
 }  // namespace
 
 std::vector<TaskResult> Engine::run_tasks(const std::vector<TaskProgram>& programs, const TaskId& stage,
-                                          Cancelled cancelled) {
+                                          Cancelled cancelled, std::set<BlockId>& lost) {
   stages_.fetch_add(1);
+  const std::size_t lost_before = lost.size();
   std::vector<TaskResult> results(programs.size());
   const auto shared = std::make_shared<SharedRound>();
   shared->left = programs.size();
   shared->ended = runtime_.condition();
   // Threads that come when no task is left touch nothing but `shared`, so the round need not wait for them.
-  const auto work = [this, shared, &programs, &results, stage, cancelled, count = programs.size()] {
+  const auto work = [this, shared, &programs, &results, &lost, stage, cancelled, count = programs.size()] {
     for (;;) {
       const std::size_t i = shared->next.fetch_add(1);
       if (i >= count) return;
       std::exception_ptr error;
-      if (!shared->failed) {
+      std::optional<BlockId> lost_block;
+      if (i < shared->failed_first) {
         TaskId id = stage;
         id.task = static_cast<std::uint32_t>(i);
         try {
           results[i] = run_with_retries(programs[i], id, cancelled);
+        } catch (const BlockLost& task_lacks) {
+          lost_block = task_lacks.block;
         } catch (...) {
           error = std::current_exception();
-          shared->failed = true;
         }
       }
       const std::lock_guard lock(shared->mutex);
+      if (lost_block.has_value()) lost.insert(*lost_block);
       // Of several failures the first task's is reported, whichever thread was faster.
-      if (error != nullptr && (shared->error == nullptr || i < shared->error_task)) {
+      if (error != nullptr && i < shared->failed_first) {
         shared->error = error;
-        shared->error_task = i;
+        shared->failed_first = i;
       }
       if (--shared->left == 0) shared->ended->notify_all();
     }
@@ -141,6 +149,7 @@ std::vector<TaskResult> Engine::run_tasks(const std::vector<TaskProgram>& progra
     while (shared->left > 0) shared->ended->wait(lock);
     if (shared->error != nullptr) std::rethrow_exception(shared->error);
   }
+  if (lost.size() != lost_before) return results;
   {
     const std::lock_guard lock(accumulators_mutex_);
     for (const TaskResult& result : results) {
@@ -165,6 +174,8 @@ TaskResult Engine::run_with_retries(const TaskProgram& program, TaskId id, Cance
       const std::string_view result_view = result_bytes.view();
       Decoder result_in({result_view.data(), result_view.size()});
       return decode_result(result_in);
+    } catch (const BlockLost&) {
+      throw;  // another attempt would not find it either
     } catch (const Error& error) {
       failed_attempts_.fetch_add(1);
       if (error.code() == Code::task_cancelled || id.attempt + 1 >= options_.task_tries) throw;

@@ -14,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -87,7 +88,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
   using Cancelled = const std::atomic<bool>*;
   std::vector<std::vector<RestedPtr>> run_together(const std::vector<NodePtr>& targets, const TaskId& job,
                                                    Cancelled cancelled);
-  std::vector<TaskResult> run_tasks(const std::vector<TaskProgram>& programs, const TaskId& stage, Cancelled cancelled);
+  std::vector<TaskResult> run_tasks(const std::vector<TaskProgram>& programs, const TaskId& stage, Cancelled cancelled,
+                                    std::set<BlockId>& lost);
   TaskResult run_with_retries(const TaskProgram& program, TaskId id, Cancelled cancelled);
 
   Runtime& runtime_;

@@ -18,8 +18,8 @@ struct Sink {
 class Planner {
  public:
   Planner(const std::vector<NodePtr>& targets, const std::vector<bool>& done, ShuffleStore& shuffles,
-          BlockStore& blocks)
-      : targets_(targets), shuffles_(shuffles), blocks_(blocks) {
+          BlockStore& blocks, const std::set<BlockId>& lost)
+      : targets_(targets), shuffles_(shuffles), blocks_(blocks), lost_(lost) {
     for (std::size_t i = 0; i < targets.size(); ++i) {
       if (done[i]) continue;
       if (!needs_shuffles(*targets[i])) sinks_.push_back({targets[i].get(), nullptr, i});
@@ -62,10 +62,12 @@ class Planner {
     const auto* cached = std::get_if<CachedBody>(&node.body);
     if (cached == nullptr) return false;
     for (std::size_t p = 0; p < node.partitions; ++p) {
-      if (!blocks_.has({cached->lease->owner, p})) return false;
+      if (!has_block({cached->lease->owner, p})) return false;
     }
     return true;
   }
+
+  bool has_block(const BlockId& id) { return !lost_.contains(id) && blocks_.has(id); }
 
   void add_output(const Sink& sink, std::size_t partition) {
     TaskOutput output;
@@ -124,12 +126,13 @@ class Planner {
 
   void add_cached(const CachedBody& cached, const Node& node, std::size_t partition, TaskStep& step) {
     const BlockId id{cached.lease->owner, partition};
-    if (blocks_.has(id)) {
+    if (has_block(id)) {
       step.what = ReadBlock{id, node.type};
       return;
     }
     step.inputs.push_back(add_step(*node.parents[0], partition));
     step.what = PassThrough{};
+    if (lost_.contains(id)) return;
     TaskOutput output;
     output.what = WriteBlock{id, node.type, static_cast<int>(cached.level)};
     output.step = step.inputs[0];
@@ -177,6 +180,7 @@ class Planner {
   const std::vector<NodePtr>& targets_;
   ShuffleStore& shuffles_;
   BlockStore& blocks_;
+  const std::set<BlockId>& lost_;
   std::vector<Sink> sinks_;
   std::unordered_map<const Node*, bool> needs_;
   std::vector<TaskStep> steps_;
@@ -188,8 +192,8 @@ class Planner {
 }  // namespace
 
 Round plan_round(const std::vector<NodePtr>& targets, const std::vector<bool>& done, ShuffleStore& shuffles,
-                 BlockStore& blocks) {
-  return Planner(targets, done, shuffles, blocks).plan();
+                 BlockStore& blocks, const std::set<BlockId>& lost) {
+  return Planner(targets, done, shuffles, blocks, lost).plan();
 }
 
 }  // namespace sluice::detail

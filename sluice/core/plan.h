@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <set>
 #include <vector>
 
 #include "sluice/core/engine.h"
@@ -16,8 +17,9 @@ struct Round {
 };
 
 /// The next round for those targets that are not `done`. Shuffles that are complete, and cached partitions that are
-/// there, are not made again. Never empty while a target is not done.
+/// there, are not made again. Cached partitions in `lost` are computed and not cached again: what has pushed them out
+/// once would do so again. Never empty while a target is not done.
 Round plan_round(const std::vector<NodePtr>& targets, const std::vector<bool>& done, ShuffleStore& shuffles,
-                 BlockStore& blocks);
+                 BlockStore& blocks, const std::set<BlockId>& lost = {});
 
 }  // namespace sluice::detail

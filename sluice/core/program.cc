@@ -1,6 +1,9 @@
 #include "sluice/core/program.h"
 
+#include <algorithm>
+#include <functional>
 #include <mutex>
+#include <numeric>
 #include <set>
 
 #include "sluice/core/stores.h"
@@ -215,11 +218,50 @@ class Attempt {
   TaskResult run() {
     for (const TaskOutput& output : program_.outputs) open_output(output);
     for (std::size_t i = program_.steps.size(); i-- > 0;) open_step(i);
-    for (std::size_t i = 0; i < program_.steps.size(); ++i) read_step(i);
+    for (const std::uint32_t step : reading_order()) read_step(step);
     return adopt();
   }
 
  private:
+  // Steps in an order in which the inputs of a PassThrough are read one after the other: the order of its records must
+  // not depend on what else is planned into the task. Where inputs share a source, or two of them want opposite orders,
+  // it is the order of the steps.
+  std::vector<std::uint32_t> reading_order() const {
+    const std::size_t count = program_.steps.size();
+    std::vector<std::uint32_t> order(count);
+    std::iota(order.begin(), order.end(), 0U);
+    if (std::none_of(program_.steps.begin(), program_.steps.end(), passes_several)) return order;
+
+    std::vector<std::vector<std::uint32_t>> sources(count);  // what feeds a step, in order
+    std::vector<std::vector<std::uint32_t>> before(count);   // sources to be read before this one
+    for (std::uint32_t i = 0; i < count; ++i) {
+      if (program_.steps[i].inputs.empty()) sources[i].push_back(i);
+      const std::vector<std::uint32_t>* earlier = nullptr;
+      for (const std::uint32_t input : program_.steps[i].inputs) {
+        for (const std::uint32_t source : sources[input]) {
+          if (std::find(sources[i].begin(), sources[i].end(), source) != sources[i].end()) continue;
+          sources[i].push_back(source);
+          if (earlier == nullptr || !passes_several(program_.steps[i])) continue;
+          before[source].insert(before[source].end(), earlier->begin(), earlier->end());
+        }
+        earlier = &sources[input];
+      }
+    }
+    order.clear();
+    std::vector<bool> seen(count);
+    const std::function<void(std::uint32_t)> visit = [&](std::uint32_t step) {
+      if (seen[step]) return;
+      seen[step] = true;
+      for (const std::uint32_t first : before[step]) visit(first);
+      order.push_back(step);
+    };
+    for (std::uint32_t i = 0; i < count; ++i) visit(i);
+    return order;
+  }
+  static bool passes_several(const TaskStep& step) {
+    return step.inputs.size() > 1 && std::holds_alternative<PassThrough>(step.what);
+  }
+
   OpenAt at(const OperatorInfoPtr& info, std::uint32_t partition, std::int64_t batch = 0) {
     return {context_, *info, partition, batch};
   }
@@ -279,7 +321,7 @@ class Attempt {
       shuffle->kernel->merge(where, context_.environment().shuffles.get(shuffle->shuffle, step.partition), out);
     } else if (const auto* block = std::get_if<ReadBlock>(&step.what)) {
       const RestedPtr records = context_.environment().blocks.get(block->block);
-      if (records == nullptr) throw Error(Code::corrupt_data, {.why = "a cached block is lost", .operation = {}});
+      if (records == nullptr) throw BlockLost(block->block);
       records->push_all(out);
     } else if (!step.inputs.empty()) {
       return;

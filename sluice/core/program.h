@@ -89,6 +89,14 @@ struct TaskProgram {
 class RestedRecords;
 using RestedPtr = std::shared_ptr<const RestedRecords>;
 
+/// A cached partition that the plan relied on is gone: it was evicted since, or its file is damaged. The engine plans
+/// again without it.
+struct BlockLost : Error {
+  explicit BlockLost(const BlockId& id)
+      : Error(Code::corrupt_data, {.why = "a cached partition is lost"}), block(id) {}
+  BlockId block;
+};
+
 /// What a successful attempt gives. Results stand in the order of the program's Collect outputs.
 struct TaskResult {
   std::vector<RestedPtr> results;

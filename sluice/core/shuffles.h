@@ -30,6 +30,7 @@ void push_entries(const OpenAt& at, Entry* begin, Entry* end, Pipe& out, Leave&&
 ///
 /// `Combine` is made from user functions and has
 ///   C create(const V&) / void merge_value(C&, const V&) / void merge(C&, const C&)
+/// and, where resting all of C after each record would cost too much, static rest_added(C&, Arena&).
 /// Results come in the order in which keys first appear, map partition by map partition.
 template <class K, class V, class C, class Combine>
 class CombineKernel : public ShuffleKernel {
@@ -75,8 +76,7 @@ class CombineKernel : public ShuffleKernel {
         for (const Entry* entry = block; entry != end; ++entry) merged.prefetch_entry(entry->hash);
         for (const Entry* entry = block; entry != end; ++entry) {
           const auto [index, made] = merged.find_or_insert(entry->hash, entry->key, [&] { return entry->value; });
-          if (!made) combine_.f.merge(merged[index].value, entry->value);
-          if constexpr (has_views_v<C>) rest(merged[index].value, merged.arena());
+          if (!made) combine_.f.merge(merged[index].value, entry->value);  // views lie in the buckets
         }
       }
     }
@@ -167,7 +167,13 @@ class CombineKernel : public ShuffleKernel {
     void add(Table& table, std::uint64_t hash, const typename Traits::Kept& key, const V& value) {
       const auto [index, made] = table.find_or_insert(hash, key, [&] { return combine_.create(value); });
       if (!made) combine_.merge_value(table[index].value, value);
-      if constexpr (has_views_v<C>) rest(table[index].value, table.arena());
+      if constexpr (has_views_v<C>) {
+        if constexpr (requires { Combine::rest_added(table[index].value, table.arena()); }) {
+          Combine::rest_added(table[index].value, table.arena());
+        } else {
+          rest(table[index].value, table.arena());
+        }
+      }
     }
 
     const Combine& combine_;
@@ -229,6 +235,7 @@ template <class V>
 struct GroupCombine {
   std::vector<V> create(const V& value) const { return {value}; }
   void merge_value(std::vector<V>& all, const V& value) const { all.push_back(value); }
+  static void rest_added(std::vector<V>& all, Arena& arena) { rest(all.back(), arena); }
   void merge(std::vector<V>& all, const std::vector<V>& more) const { all.insert(all.end(), more.begin(), more.end()); }
 };
 

@@ -138,7 +138,11 @@ constexpr std::size_t spill_header_bytes = 8;
 
 }  // namespace
 
-BlockStore::BlockStore(Runtime& runtime, Options options) : runtime_(runtime), options_(std::move(options)) {}
+// A directory of its own: other processes may have been given the same one, and all of it is removed at the end.
+BlockStore::BlockStore(Runtime& runtime, Options options) : runtime_(runtime), options_(std::move(options)) {
+  if (options_.spill_directory.empty()) return;
+  options_.spill_directory += "/sluice-spill-" + std::to_string(runtime.random_seed());
+}
 
 BlockStore::~BlockStore() {
   if (!directory_made_) return;
@@ -155,17 +159,25 @@ std::string BlockStore::path_of(const BlockId& id) const {
 
 void BlockStore::put(const BlockId& id, RestedPtr records, Keep level) {
   const std::size_t bytes = records->bytes();
-  make_room(bytes);
-  const std::lock_guard lock(mutex_);
-  if (blocks_.contains(id)) return;
-  Block block;
-  block.type = &records->type();
-  block.records = std::move(records);
-  block.level = level;
-  block.bytes = bytes;
-  block.used = least_recent_.insert(least_recent_.end(), id);
-  memory_bytes_ += bytes;
-  blocks_.emplace(id, std::move(block));
+  const bool at_once = has_disk(level) && (level == Keep::disk || bytes > options_.memory_bytes);
+  if (has(id)) return;
+  if (!at_once) make_room(bytes);
+  {
+    const std::lock_guard lock(mutex_);
+    const auto [at, made] = blocks_.try_emplace(id);
+    if (!made) return;
+    Block& block = at->second;
+    block.type = &records->type();
+    block.records = records;
+    block.level = level;
+    block.bytes = bytes;
+    block.used = least_recent_.end();
+    if (!at_once) {
+      block.used = least_recent_.insert(least_recent_.end(), id);
+      memory_bytes_ += bytes;
+    }
+  }
+  if (at_once) spill(id, *records);
 }
 
 // The lock is not held while the disk works: victims are marked first and dropped from memory when their bytes are
@@ -182,42 +194,67 @@ void BlockStore::make_room(std::size_t bytes) {
       least_recent_.pop_front();
       block.used = least_recent_.end();
       memory_bytes_ -= block.bytes;
-      ++counters_.evicted;
-      if (block.level == Keep::memory || options_.spill_directory.empty()) {
+      victim = block.records;  // also destroyed outside the lock
+      if (!has_disk(block.level)) {
+        ++counters_.evicted;
         blocks_.erase(id);
         continue;
       }
-      if (block.on_disk) {
-        block.records = nullptr;
-        continue;
-      }
-      victim = block.records;
-      if (!directory_made_) directory_made_ = true;
     }
-    Encoder body;
-    victim->encode_to(body);
-    const std::string_view view = body.view();
-    Encoder header;
-    header.u32(spill_magic);
-    header.u32(crc32c({view.data(), view.size()}));
-    const std::string_view head = header.view();
-    runtime_.files().make_directories(options_.spill_directory);
-    const auto file = runtime_.files().create(path_of(id));
-    file->append({head.data(), head.size()});
-    file->append({view.data(), view.size()});
-    bool removed_meanwhile = false;
-    {
-      const std::lock_guard lock(mutex_);
-      const auto found = blocks_.find(id);
-      removed_meanwhile = found == blocks_.end();
-      if (!removed_meanwhile) {
-        found->second.on_disk = true;
-        found->second.records = nullptr;
-        ++counters_.spilled;
-      }
-    }
-    if (removed_meanwhile) runtime_.files().remove(path_of(id));
+    if (!spill(id, *victim)) return;
   }
+}
+
+// False when it could not be written; then it is in memory again.
+bool BlockStore::spill(const BlockId& id, const RestedRecords& records) {
+  bool written = true;
+  try {
+    write(id, records);
+  } catch (const Error& error) {
+    std::fprintf(stderr, "sluice: a block could not be written to disk and stays in memory: %s\n", error.what());
+    written = false;
+  }
+  bool wanted = false;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = blocks_.find(id);
+    wanted = found != blocks_.end();
+    ++(written ? counters_.spilled : counters_.spill_failures);
+    if (wanted && written) {
+      ++counters_.evicted;
+      found->second.on_disk = true;
+      found->second.records = nullptr;
+    } else if (wanted) {
+      found->second.used = least_recent_.insert(least_recent_.end(), id);
+      memory_bytes_ += found->second.bytes;
+    }
+  }
+  if (wanted && written) return true;
+  // Removed meanwhile, or a part of it was written.
+  try {
+    runtime_.files().remove(path_of(id));
+  } catch (const Error& error) {
+    std::fprintf(stderr, "sluice: a spilled block could not be removed: %s\n", error.what());
+  }
+  return written;
+}
+
+void BlockStore::write(const BlockId& id, const RestedRecords& records) {
+  Encoder body;
+  records.encode_to(body);
+  const std::string_view view = body.view();
+  Encoder header;
+  header.u32(spill_magic);
+  header.u32(crc32c({view.data(), view.size()}));
+  const std::string_view head = header.view();
+  {
+    const std::lock_guard lock(mutex_);
+    directory_made_ = true;
+  }
+  runtime_.files().make_directories(options_.spill_directory);
+  const auto file = runtime_.files().create(path_of(id));
+  file->append({head.data(), head.size()});
+  file->append({view.data(), view.size()});
 }
 
 RestedPtr BlockStore::get(const BlockId& id) {
@@ -238,20 +275,24 @@ RestedPtr BlockStore::get(const BlockId& id) {
 
 RestedPtr BlockStore::read_back(const BlockId& id, const TypeOps& type) {
   try {
-    const std::string bytes = read_file(runtime_.files(), path_of(id));
+    const std::string bytes = read_file(runtime_.files(), path_of(id), ~std::uint64_t{0});
     Decoder header({bytes.data(), bytes.size()});
     const bool right_magic = header.u32() == spill_magic;
     const std::uint32_t sum = header.u32();
     const std::span<const char> body(bytes.data() + spill_header_bytes, bytes.size() - spill_header_bytes);
     if (!right_magic || crc32c(body) != sum) throw Error(Code::corrupt_data, {.why = path_of(id)});
     Decoder in(body);
-    return RestedRecords::decode_from(in, type);
+    RestedPtr records = RestedRecords::decode_from(in, type);
+    in.expect_end();
+    return records;
   } catch (const Error& error) {
     // The block counts as lost: a cached partition is computed again from its lineage.
     std::fprintf(stderr, "sluice: a spilled block cannot be used: %s\n", error.what());
     const std::lock_guard lock(mutex_);
     ++counters_.damaged;
-    blocks_.erase(id);
+    // Another reader may have found the same, and the block been made again since.
+    const auto found = blocks_.find(id);
+    if (found != blocks_.end() && found->second.records == nullptr) blocks_.erase(found);
     return nullptr;
   }
 }

@@ -82,12 +82,15 @@ class BlockStore {
  public:
   struct Options {
     std::size_t memory_bytes = std::size_t{1} << 30;
-    /// Directory for what does not fit; made when first needed.
+    /// Where a directory for what does not fit is made when it is first needed. Empty: nothing goes to disk.
     std::string spill_directory;
   };
   BlockStore(Runtime& runtime, Options options);
   ~BlockStore();
 
+  /// Keeps `records`, unless `id` is there already. Keep::disk, and what is larger than the whole budget and may go to
+  /// disk, is written at once and not kept in memory. What cannot be written stays in memory, over the budget: some
+  /// records cannot be made again.
   void put(const BlockId& id, RestedPtr records, Keep level);
   /// nullptr when it is not there (any more). Reads it back from disk where it lies there.
   RestedPtr get(const BlockId& id);
@@ -95,15 +98,17 @@ class BlockStore {
   void remove_owner(std::uint64_t owner);
 
   std::size_t memory_bytes();
-  /// Partitions that left memory, were written to disk, or were found damaged there, so far.
+  /// Partitions that left memory, were written to disk, could not be written, or were found damaged there, so far.
   struct Counters {
     std::uint64_t evicted = 0;
     std::uint64_t spilled = 0;
+    std::uint64_t spill_failures = 0;
     std::uint64_t damaged = 0;
   };
   Counters counters();
 
  private:
+  // In memory: `records`, and a place in least_recent_. Being written: `records` alone. On disk: neither.
   struct Block {
     RestedPtr records;
     const TypeOps* type = nullptr;
@@ -113,8 +118,10 @@ class BlockStore {
     std::list<BlockId>::iterator used;
   };
   std::string path_of(const BlockId& id) const;
+  bool has_disk(Keep level) const { return level != Keep::memory && !options_.spill_directory.empty(); }
   void make_room(std::size_t bytes);
-  void spill(const BlockId& id, Block& block);
+  bool spill(const BlockId& id, const RestedRecords& records);
+  void write(const BlockId& id, const RestedRecords& records);
   RestedPtr read_back(const BlockId& id, const TypeOps& type);
 
   Runtime& runtime_;

@@ -5,6 +5,7 @@
 // prefetch their slots, prefetch their entries, then look up (as in DuckDB's and Umbra's vectorised probes).
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -19,6 +20,8 @@ namespace sluice::detail {
 
 /// Records whose look-ups overlap. More does not help: a core has 10 to 16 outstanding misses.
 inline constexpr std::size_t probe_block = 32;
+/// How many look-ups before its turn a slot's entry is prefetched, and its slot twice as many.
+inline constexpr std::size_t prefetch_ahead = 16;
 
 template <class Kept, class Value>
 struct TableEntry {
@@ -54,6 +57,20 @@ class KeyTable {
     if (mask_ == 0) return;
     const Slot slot = slots_.data()[hash & mask_];
     if (slot.index_plus_1 != 0) __builtin_prefetch(entries_.begin() + (slot.index_plus_1 - 1));
+  }
+
+  void prefetch(std::uint32_t index) const { __builtin_prefetch(entries_.begin() + index); }
+
+  /// Calls f(i) for i in 0..count-1, each some time after what the hash `hash_of(i)` leads to has been prefetched.
+  template <class HashOf, class F>
+  void for_each_prefetched(std::size_t count, HashOf&& hash_of, F&& f) const {
+    for (std::size_t i = 0; i < std::min(count, 2 * prefetch_ahead); ++i) prefetch_slot(hash_of(i));
+    for (std::size_t i = 0; i < std::min(count, prefetch_ahead); ++i) prefetch_entry(hash_of(i));
+    for (std::size_t i = 0; i < count; ++i) {
+      if (i + 2 * prefetch_ahead < count) prefetch_slot(hash_of(i + 2 * prefetch_ahead));
+      if (i + prefetch_ahead < count) prefetch_entry(hash_of(i + prefetch_ahead));
+      f(i);
+    }
   }
 
   /// Index of the key's entry, or `none`.

@@ -36,7 +36,7 @@ inline ShortWords short_words(const char* p, std::size_t size) {
   const auto length = static_cast<std::uint32_t>(size);
 #if defined(__SSE2__)
   // Reading past the end is safe inside a page: the kernel maps whole pages. Sanitizers do not know that.
-  if (reads_beyond && (reinterpret_cast<std::uintptr_t>(p) & 4095U) <= 4096U - 16U) {
+  if (reads_beyond && size != 0 && (reinterpret_cast<std::uintptr_t>(p) & 4095U) <= 4096U - 16U) {
     static constexpr std::uint64_t keep[13][2] = {
         {0, 0},
         {0xff, 0},
@@ -57,7 +57,7 @@ inline ShortWords short_words(const char* p, std::size_t size) {
     return {length | (a << 32), (a >> 32) | (b << 32)};
   }
 #endif
-  std::memcpy(bytes, p, size);
+  if (size != 0) std::memcpy(bytes, p, size);
   const std::uint64_t a = load64(bytes);
   const std::uint64_t b = load64(bytes + 8);
   return {length | (a << 32), (a >> 32) | (b << 32)};

@@ -29,6 +29,7 @@ class PlainReader : public ByteReader {
  public:
   PlainReader(File& file, std::uint64_t begin, std::uint64_t end) : file_(file), offset_(begin), end_(end) {}
   std::size_t read(std::span<char> into) override {
+    if (offset_ >= end_) return 0;
     if (into.size() > end_ - offset_) into = into.first(static_cast<std::size_t>(end_ - offset_));
     const std::size_t got = into.empty() ? 0 : file_.read_at(offset_, into);
     offset_ += got;
@@ -100,7 +101,7 @@ class ZstdReader : public ByteReader {
   std::size_t read(std::span<char> into) override {
     ZSTD_outBuffer output{into.data(), into.size(), 0};
     while (output.pos == 0) {
-      if (pending_.pos == pending_.size) {
+      if (pending_.pos == pending_.size && !flushing_) {
         pending_ = {input_.data(), plain_.read(input_), 0};
         if (pending_.size == 0) {
           if (in_frame_) fail(Code::truncated_data, at_, path_ + ": the compressed data end too early");
@@ -110,6 +111,7 @@ class ZstdReader : public ByteReader {
       const std::size_t result = ZSTD_decompressStream(stream_, &output, &pending_);
       if (ZSTD_isError(result) != 0) fail(Code::corrupt_data, at_, path_ + ": " + ZSTD_getErrorName(result));
       in_frame_ = result != 0;
+      flushing_ = output.pos == output.size;  // zstd may hold more than fitted, with all its input used up
     }
     return output.pos;
   }
@@ -122,6 +124,7 @@ class ZstdReader : public ByteReader {
   ZSTD_inBuffer pending_{nullptr, 0, 0};
   ZSTD_DStream* stream_;
   bool in_frame_ = false;
+  bool flushing_ = false;
 };
 
 bool ends_with(std::string_view text, std::string_view end) { return text.ends_with(end); }
@@ -162,6 +165,8 @@ class LineCutter {
     if (options_.too_long_counter != 0) at_.task.add(options_.too_long_counter, 1);
   }
   bool too_long(std::size_t bytes) const { return bytes > options_.line_bytes_max; }
+  /// The same for a line whose end has not come yet: a last "\r" may be a part of that.
+  bool already_too_long(std::string_view begun) const { return too_long(begun.size() - (begun.ends_with('\r') ? 1 : 0)); }
 
  private:
   const OpenAt& at_;
@@ -179,6 +184,8 @@ void read_lines(const OpenAt& at, ByteReader& reader, std::uint64_t position, st
   std::size_t kept = 0;
   bool dropping = false;  // inside a line that is too long
   while (!out.full()) {
+    // Here everything before `end` may have been read up to a line's end.
+    if (!skipping && !dropping && position - kept - long_line.size() >= end) return;
     const std::size_t got = reader.read({memory.data() + kept, buffer_bytes - kept});
     const std::uint64_t buffer_begin = position - kept;
     position += got;
@@ -221,7 +228,7 @@ void read_lines(const OpenAt& at, ByteReader& reader, std::uint64_t position, st
       if (newline != std::string_view::npos) {
         cutter.push(long_line);
         long_line.clear();
-      } else if (cutter.too_long(long_line.size())) {
+      } else if (cutter.already_too_long(long_line)) {
         cutter.count_too_long();
         long_line.clear();
         dropping = true;
@@ -233,7 +240,7 @@ void read_lines(const OpenAt& at, ByteReader& reader, std::uint64_t position, st
     const std::string_view rest = buffer.substr(buffer.size() - kept);
     if (kept < buffer_bytes / 2) {
       std::memmove(memory.data(), rest.data(), kept);
-    } else if (cutter.too_long(kept)) {
+    } else if (cutter.already_too_long(rest)) {
       cutter.count_too_long();
       dropping = true;
       kept = 0;

@@ -130,7 +130,13 @@ class StandardInput final : public Connection {
 
 }  // namespace
 
-std::unique_ptr<Connection> standard_input(const Clock& clock) { return std::make_unique<StandardInput>(clock); }
+std::unique_ptr<Connection> standard_input(const Clock& clock) {
+  // A closed one must not pass for open because the eventfd gets its number.
+  if (::fcntl(STDIN_FILENO, F_GETFD) < 0) {
+    throw Error(Code::network_failed, {.why = "standard input is closed: " + detail::errno_text(errno)});
+  }
+  return std::make_unique<StandardInput>(clock);
+}
 
 namespace {
 
@@ -312,6 +318,11 @@ SignalWatch::SignalWatch(std::function<void(int)> on_signal) : state_(std::make_
   signal_pipe.signal_count.store(0);
   state_->thread = std::thread([this]() noexcept {
     pthread_setname_np(pthread_self(), "sluice-signals");
+    // Handlers, the user's own among them, run on the threads that were there before. (Under ThreadSanitizer a signal
+    // that arrives in this thread's read would wait until the next one.)
+    sigset_t all;
+    ::sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, nullptr);
     for (unsigned char what = next_signal(); what != end_of_watch; what = next_signal()) state_->on_signal(what);
   });
   struct sigaction action {};

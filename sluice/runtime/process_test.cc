@@ -42,8 +42,8 @@ void echo() {
     ::_exit(0);
   });
   parent->write(std::string("ready"), never);
-  // The thread that gets the signals waits in many short calls, not in one: ThreadSanitizer (g++ 12) puts a signal off
-  // until the next call that it intercepts, and one that came just before a long call was never handled.
+  // Many short calls, not a long one: ThreadSanitizer (g++ 12) puts a signal off until the next call that it
+  // intercepts, and one that came just before a long call was never handled.
   while (true) ::usleep(1000);
 }
 

@@ -126,9 +126,9 @@ class FollowedSource : public Source {
     if (!still_holds(*range_.file, range_.mark)) return count_lost(at, bytes);
     const std::uint64_t got = read_text_bytes(at, *range_.file, range_.begin, range_.end, options_, out);
     if ((got == bytes || out.full()) && still_holds(*range_.file, range_.mark)) return;
-    throw Error(Code::file_changed,
-                {.why = range_.file->info().path + ": was truncated while it was read", .operation = at.info.name,
-                 .where = at.info.where});
+    throw Error(Code::file_changed, {.why = range_.file->info().path + ": was truncated while it was read",
+                                     .operation = at.info.name,
+                                     .where = at.info.where});
   }
 
  private:

@@ -14,14 +14,14 @@ std::unique_ptr<Input> make_socket_text_input(Engine&, std::shared_ptr<ReceiverB
   receiver.block_interval = options.block_interval;
   receiver.read = {options.line_bytes_max, options.too_long_counter};
   receiver.partitions_max = options.partitions_max;
-  return make_text_receiver(
-      std::move(budget), std::move(receiver),
-      [address = Address::tcp(options.host, options.port),
-       timeout = options.connect_timeout](TextReceiverChannel& channel) {
-        Runtime& runtime = channel.runtime();
-        channel.receive(runtime.transport().connect(address, runtime.clock().now() + timeout));
-        if (!channel.stopped()) channel.report_error(address.text + ": the server has closed the connection");
-      });
+  return make_text_receiver(std::move(budget), std::move(receiver),
+                            [address = Address::tcp(options.host, options.port),
+                             timeout = options.connect_timeout](TextReceiverChannel& channel) {
+                              Runtime& runtime = channel.runtime();
+                              channel.receive(runtime.transport().connect(address, runtime.clock().now() + timeout));
+                              if (!channel.stopped())
+                                channel.report_error(address.text + ": the server has closed the connection");
+                            });
 }
 
 }  // namespace sluice::detail

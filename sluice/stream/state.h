@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -31,7 +32,7 @@ class KeyedState : public StatePartition {
   KeyTable<K, Entry> table;
   std::int64_t version = 0;
   /// Entries that the batch of `version` changed, in the order in which it first met them.
-  std::vector<std::uint32_t> touched;
+  Dense<std::uint32_t> touched;
 };
 
 /// Emits all live entries of a state at the end of its update; the update's own records are left out.
@@ -123,27 +124,8 @@ class UpdateStateKernel : public ZipKernel {
     void commit() override {
       committed_ = true;
       if (again_) return;
-      auto& table = state_->table;
-      // Dropped keys leave the table, last ones first so that an entry that takes a hole is never itself dropped.
-      std::vector<std::uint32_t> dropped;
-      std::vector<std::uint32_t> kept;
-      for (const std::uint32_t index : touched_) (table[index].value.live ? kept : dropped).push_back(index);
-      if (!dropped.empty()) {
-        std::sort(dropped.begin(), dropped.end(), std::greater<>());
-        std::vector<std::uint32_t> place_of;  // of moved entries, by old index
-        for (const std::uint32_t index : dropped) {
-          const std::uint32_t moved = table.erase(index);
-          if (moved == index) continue;
-          if (place_of.empty()) place_of.resize(table.size() + dropped.size() + 1, none);
-          place_of[moved] = index;
-        }
-        if (!place_of.empty()) {
-          for (std::uint32_t& index : kept) {
-            while (index < place_of.size() && place_of[index] != none) index = place_of[index];
-          }
-        }
-      }
-      state_->touched = std::move(kept);
+      if (any_dropped_) drop();
+      state_->touched = std::move(touched_);
       state_->version = at_.batch;
     }
 
@@ -158,16 +140,38 @@ class UpdateStateKernel : public ZipKernel {
       S state;
     };
 
+    // Dropped keys leave the table, last ones first so that an entry that takes a hole is never itself dropped.
+    void drop() {
+      auto& table = state_->table;
+      std::vector<std::uint32_t> dropped;
+      Dense<std::uint32_t> kept;
+      for (const std::uint32_t index : touched_) {
+        if (table[index].value.live) {
+          kept.emplace_back(index);
+        } else {
+          dropped.push_back(index);
+        }
+      }
+      std::sort(dropped.begin(), dropped.end(), std::greater<>());
+      std::vector<std::uint32_t> place_of;  // of moved entries, by old index
+      for (const std::uint32_t index : dropped) {
+        const std::uint32_t moved = table.erase(index);
+        if (moved == index) continue;
+        if (place_of.empty()) place_of.resize(table.size() + dropped.size() + 1, none);
+        place_of[moved] = index;
+      }
+      if (!place_of.empty()) {
+        for (std::uint32_t& index : kept) {
+          while (index < place_of.size() && place_of[index] != none) index = place_of[index];
+        }
+      }
+      touched_ = std::move(kept);
+    }
     void push(const void* records, std::size_t count) override {
       if (again_) return;
       const auto* in = static_cast<const Keyed<K, V>*>(records);
-      auto& table = state_->table;
-      for (std::size_t begin = 0; begin < count; begin += probe_block) {
-        const std::size_t end = std::min(count, begin + probe_block);
-        for (std::size_t i = begin; i < end; ++i) table.prefetch_slot(in[i].hash);
-        for (std::size_t i = begin; i < end; ++i) table.prefetch_entry(in[i].hash);
-        for (std::size_t i = begin; i < end; ++i) add(in[i]);
-      }
+      state_->table.for_each_prefetched(
+          count, [in](std::size_t i) { return in[i].hash; }, [&](std::size_t i) { add(in[i]); });
     }
     void add(const Keyed<K, V>& record) {
       const std::uint32_t index = state_->table.find_or_insert(record.hash, record.key, [] { return Entry{}; }).first;
@@ -177,7 +181,7 @@ class UpdateStateKernel : public ZipKernel {
       if constexpr (has_views_v<V>) rest(links_.back().value, values_);
       if (entry.count++ == 0) {
         entry.first = entry.last = link;
-        touched_.push_back(index);
+        touched_.emplace_back(index);
       } else {
         links_[entry.last].next = link;
         entry.last = link;
@@ -189,14 +193,18 @@ class UpdateStateKernel : public ZipKernel {
       if (again_) {
         for (const std::uint32_t index : state_->touched) emit(index, cursor);
       } else if (kernel_.idle_keeps_state_) {
-        for (const std::uint32_t index : touched_) call(index, cursor);
+        for (std::size_t i = 0; i < touched_.size(); ++i) {
+          if (i + prefetch_ahead < touched_.size()) state_->table.prefetch(touched_[i + prefetch_ahead]);
+          call(touched_[i], cursor);
+        }
       } else {
         // Every known key is called: those of this batch and the idle ones, in the order of the table.
-        touched_.resize(state_->table.size());
-        for (std::uint32_t index = 0; index < touched_.size(); ++index) {
-          touched_[index] = index;
-          call(index, cursor);
-        }
+        // `touched_` is what an undo needs until that is done.
+        const auto keys = static_cast<std::uint32_t>(state_->table.size());
+        for (std::uint32_t index = 0; index < keys; ++index) call(index, cursor);
+        touched_.clear();
+        touched_.reserve(keys);
+        for (std::uint32_t index = 0; index < keys; ++index) touched_.emplace_back(index);
       }
       cursor.flush();
       out_.next().finish();
@@ -205,7 +213,6 @@ class UpdateStateKernel : public ZipKernel {
     template <class Cursor>
     void call(std::uint32_t index, Cursor& cursor) {
       Entry& entry = state_->table[index].value;
-      if (index < entries_before_) undo_.emplace_back(Undo{index, entry.live, entry.state});
       std::span<const V> values;
       if (entry.count == 1) {
         values = {&links_[entry.first].value, 1};
@@ -218,19 +225,33 @@ class UpdateStateKernel : public ZipKernel {
       }
       entry.first = entry.last = none;
       entry.count = 0;
+      std::optional<S> result;
       try {
-        std::optional<S> result = kernel_.f_.f(values, entry.live ? std::optional<S>(entry.state) : std::optional<S>());
-        entry.live = result.has_value();
-        if (entry.live) entry.state = std::move(*result);
+        result = kernel_.f_.f(values, entry.live ? std::optional<S>(entry.state) : std::optional<S>());
       } catch (...) {
         rethrow_at_record(at_, index);
       }
+      any_dropped_ |= !result.has_value();
+      if (index < entries_before_ && !is_same(entry, result)) {
+        undo_.emplace_back(Undo{index, entry.live, std::move(entry.state)});
+      }
+      entry.live = result.has_value();
+      if (entry.live) entry.state = std::move(*result);
       emit(index, cursor);
     }
     template <class Cursor>
     void emit(std::uint32_t index, Cursor& cursor) {
       const auto& entry = state_->table[index];
       if (entry.value.live) cursor.emplace(KeyTraits<K>::leave(entry.key), entry.value.state);
+    }
+
+    // An idle key that stays as it was needs no undo. Only plain values are cheap to compare.
+    static bool is_same(const Entry& entry, const std::optional<S>& result) {
+      if constexpr (is_plain_v<S>) {
+        return entry.live && result.has_value() && std::memcmp(&entry.state, &*result, sizeof(S)) == 0;
+      } else {
+        return false;
+      }
     }
 
     void undo() {
@@ -255,7 +276,8 @@ class UpdateStateKernel : public ZipKernel {
     const std::size_t entries_before_;
     const bool again_;
     bool committed_ = false;
-    std::vector<std::uint32_t> touched_;
+    Dense<std::uint32_t> touched_;
+    bool any_dropped_ = false;
     Dense<Link> links_;
     Arena values_;
     std::vector<V> gathered_;
@@ -353,15 +375,13 @@ class WindowStateKernel : public ZipKernel {
         if (slide_.again_) return;
         const auto* in = static_cast<const Keyed<K, V>*>(records);
         auto& table = slide_.state_->table;
-        for (std::size_t begin = 0; begin < count; begin += probe_block) {
-          const std::size_t end = std::min(count, begin + probe_block);
-          for (std::size_t i = begin; i < end; ++i) table.prefetch_slot(in[i].hash);
-          for (std::size_t i = begin; i < end; ++i) table.prefetch_entry(in[i].hash);
-          for (std::size_t i = begin; i < end; ++i) {
-            const std::uint32_t index = table.find_or_insert(in[i].hash, in[i].key, [] { return Entry{}; }).first;
-            delta_.changes.emplace_back(typename State::Change{index, in[i].value});
-          }
-        }
+        table.for_each_prefetched(
+            count, [in](std::size_t i) { return in[i].hash; },
+            [&](std::size_t i) {
+              const std::uint32_t index =
+                  table.find_or_insert(in[i].hash, in[i].key, [] { return Entry{}; }).first;
+              delta_.changes.emplace_back(typename State::Change{index, in[i].value});
+            });
       }
       void finish() override { slide_.finished(); }
 

@@ -18,9 +18,7 @@ constexpr std::uint64_t split_bytes = 32 << 20;
 // Names told to people.
 constexpr std::size_t names_max = 10;
 
-std::string_view name_of(const std::string& path) {
-  return std::string_view(path).substr(path.find_last_of('/') + 1);
-}
+std::string_view name_of(const std::string& path) { return std::string_view(path).substr(path.find_last_of('/') + 1); }
 
 /// "a, b and 7 more".
 class NameList {

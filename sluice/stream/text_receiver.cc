@@ -156,9 +156,8 @@ Time TextReceiverChannel::seal_due() {
 void TextReceiverChannel::seal_until(Time time) {
   // The mutex is held until the block is stored: blocks of the driver and of the receiver keep their order.
   const std::lock_guard lock(mutex_);
-  const auto after = std::find_if(marks_.rbegin(), marks_.rend(), [time](const Mark& mark) {
-                       return mark.time <= time;
-                     }).base();
+  const auto after =
+      std::find_if(marks_.rbegin(), marks_.rend(), [time](const Mark& mark) { return mark.time <= time; }).base();
   if (after == marks_.begin()) return;
   const Mark last = *(after - 1);
   marks_.erase(marks_.begin(), after);
