@@ -62,10 +62,14 @@ void Dashboard::on_batch_completed(const sluice::BatchInfo& batch) {
   } else {
     draw();
   }
+  lines_ = totals_.lines;
+}
+
+void Dashboard::begin() {
+  if (!json_ && screen_of(file_descriptor_).is_terminal) draw();
 }
 
 void Dashboard::draw() {
-  if (json_) return;
   summary_.uptime = duration_cast<milliseconds>(clock_.now() - begin_);
   if (!terminal_.draw(summary_)) output_lost_ = true;
 }

@@ -14,6 +14,7 @@
 namespace access_log {
 
 /// Threads: `take` and `on_batch_completed` are called on the stream's thread, the others while it does not run;
+/// `lines` and
 /// `output_lost` from any.
 class Dashboard : public sluice::StreamingListener {
  public:
@@ -24,15 +25,19 @@ class Dashboard : public sluice::StreamingListener {
   void take(const sluice::Records<Row>& rows, sluice::Time time);
   void on_batch_completed(const sluice::BatchInfo& batch) override;
 
-  /// Draws what is known, also before the first batch. Nothing for JSON.
-  void draw();
+  /// On a terminal: an empty screen, until the first batch is done.
+  void begin();
   /// The totals, for people. `too_long`: lines that the engine left out.
   void finish(std::uint64_t too_long);
   void say(std::string_view text);
+  /// Lines of all batches that are done, the malformed ones too.
+  std::uint64_t lines() const { return lines_; }
   /// Nobody reads any more what is written (a closed pipe).
   bool output_lost() const { return output_lost_; }
 
  private:
+  void draw();
+
   const sluice::Clock& clock_;
   const int file_descriptor_;
   const bool json_;
@@ -42,6 +47,7 @@ class Dashboard : public sluice::StreamingListener {
   Report batch_;
   Report window_;
   Report totals_;
+  std::atomic<std::uint64_t> lines_{0};
   std::atomic<bool> output_lost_{false};
 };
 

@@ -37,6 +37,16 @@ std::string source_text(const Options& options, bool made_up) {
   return options.path;
 }
 
+// A graceful stop does not look into a followed file once more, so the last lines get the batches they need. Not long:
+// someone waits for the end.
+void await_last_line(const sluice::StreamingContext& ssc, Traffic& traffic, const Dashboard& dashboard) {
+  traffic.stop();
+  const sluice::Clock& clock = ssc.context().runtime().clock();
+  const sluice::Time until = clock.now() + 3s;
+  while (dashboard.lines() < traffic.lines() && clock.now() < until && !ssc.await_termination(5ms)) {
+  }
+}
+
 }  // namespace
 
 int run_live(const Options& given, int out) {
@@ -71,13 +81,13 @@ int run_live(const Options& given, int out) {
   // A signal only sets a flag: the log is stopped before the stream, so that the stream counts all of it.
   std::atomic<bool> interrupted{false};
   const sluice::SignalWatch watch([&interrupted](int) { interrupted = true; });
-  dashboard->draw();
+  dashboard->begin();
   ssc.start();
   const sluice::Time begin = runtime.clock().now();
   while (!ssc.await_termination(20ms)) {
     const bool over = options.run_time && runtime.clock().now() - begin >= *options.run_time;
     if (!interrupted && !over && !dashboard->output_lost()) continue;
-    if (traffic != nullptr) traffic->stop();
+    if (traffic != nullptr) await_last_line(ssc, *traffic, *dashboard);
     ssc.stop({.graceful = true});
     break;
   }

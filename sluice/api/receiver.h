@@ -31,8 +31,6 @@ namespace sluice {
 template <class T>
 class ReceiverContext : public detail::ReceiverChannel {
  public:
-  using ReceiverChannel::ReceiverChannel;
-
   /// True when the stream stops: return from `run` soon.
   using ReceiverChannel::stopped;
   /// Waits; false when the stream stops meanwhile.
@@ -47,22 +45,14 @@ class ReceiverContext : public detail::ReceiverChannel {
   bool store(const T& record) {
     if (stopped()) return false;
     const Time now = engine_.runtime().clock().now();
-    std::shared_ptr<detail::RestedRecords> full;
-    {
-      const std::lock_guard lock(mutex_);
-      if (open_ != nullptr && (now >= open_until_ || open_->bytes() >= block_bytes)) full = std::move(open_);
-    }
-    if (full != nullptr && !this->store_block(source_of(full), full->bytes(), full->count())) {
-      // Accepted before, so it is kept; only the record of this call is refused.
-      this->add_block(source_of(full), full->bytes(), full->count());
-      return false;
-    }
+    if (const Open full = take_open(now); full.records != nullptr && !add_waiting(full)) return false;
     const std::lock_guard lock(mutex_);
-    if (open_ == nullptr) {
-      open_ = std::make_shared<detail::RestedRecords>(type_ops<T>());
-      open_until_ = now + block_interval_;
+    if (open_.records == nullptr) {
+      open_.records = std::make_shared<detail::RestedRecords>(type_ops<T>());
+      open_.until = now + block_interval_;
     }
-    open_->append(&record, 1);
+    open_.records->append(&record, 1);
+    open_.last = now;
     return true;
   }
 
@@ -84,28 +74,62 @@ class ReceiverContext : public detail::ReceiverChannel {
     return this->store_block(detail::ship<detail::Source, detail::MemoryTextSource>(info_, std::move(block)), bytes, 0);
   }
 
-  /// For the engine.
-  void seal() override {
-    std::shared_ptr<detail::RestedRecords> open;
+  // ---- For the engine
+
+  ReceiverContext(detail::Engine& engine, std::shared_ptr<detail::ReceiverBudget> budget, Duration block_interval,
+                  Duration batch_interval)
+      : ReceiverChannel(engine, std::move(budget), block_interval), batch_interval_(batch_interval) {}
+  void seal() override { seal_until(Time::max()); }
+  void seal_until(Time time) override {
+    Open full;
     {
       const std::lock_guard lock(mutex_);
-      open = std::move(open_);
-      open_ = nullptr;
+      if (open_.records == nullptr || open_.last > time) return;
+      full = std::exchange(open_, {});
     }
-    if (open != nullptr) this->add_block(source_of(open), open->bytes(), open->count());
+    this->budget().take(full.records->bytes());
+    add(full);
   }
 
  private:
   static constexpr std::size_t block_bytes = 4 << 20;
 
+  /// Records not yet in a block. All belong to one batch, whenever the driver comes for it.
+  struct Open {
+    std::shared_ptr<detail::RestedRecords> records;
+    Time until{};
+    Time last{};
+  };
+
+  /// The open records, if they are to be a block before one of time `now` is added.
+  Open take_open(Time now) {
+    const std::lock_guard lock(mutex_);
+    if (open_.records == nullptr) return {};
+    if (now < open_.until && open_.records->bytes() < block_bytes && batch_of(now) == batch_of(open_.last)) return {};
+    return std::exchange(open_, {});
+  }
+  /// Its records were accepted before, so they are kept even when the stream stops and this returns false.
+  bool add_waiting(const Open& full) {
+    const std::size_t bytes = full.records->bytes();
+    const bool room = this->budget().acquire(bytes);
+    if (!room) this->budget().take(bytes);
+    add(full);
+    return room;
+  }
+  void add(const Open& full) {
+    this->put_block(source_of(full.records), full.records->bytes(), full.records->count(), full.last);
+  }
+  /// Number of the batch that time belongs to: batch T has (T - interval, T].
+  std::int64_t batch_of(Time time) const { return (time.time_since_epoch() - Duration(1)) / batch_interval_; }
+
   detail::Shipped<detail::Source> source_of(std::shared_ptr<const detail::RestedRecords> records) const {
     return detail::ship<detail::Source, detail::RestedSource>(info_, detail::RestedPtr(std::move(records)));
   }
 
+  const Duration batch_interval_;
   const detail::OperatorInfo info_{"receiver", {}};
   std::mutex mutex_;
-  std::shared_ptr<detail::RestedRecords> open_;
-  Time open_until_{};
+  Open open_;
 };
 
 /// A source of records; see the head of this file.

@@ -153,9 +153,9 @@ class StreamingContext {
     detail::Fn<Factory>{factory}.check(*info);
     detail::ReceiverInput::Options settings;
     settings.restart_delay = options.restart_delay;
-    auto make_channel = [budget = driver_->budget(), interval = driver_->options().block_interval](
+    auto make_channel = [budget = driver_->budget(), options = driver_->options()](
                             detail::Engine& engine) -> std::shared_ptr<detail::ReceiverChannel> {
-      return std::make_shared<ReceiverContext<T>>(engine, budget, interval);
+      return std::make_shared<ReceiverContext<T>>(engine, budget, options.block_interval, options.interval);
     };
     auto body = [factory, receiver = std::shared_ptr<Receiver<T>>()](detail::ReceiverChannel& channel) mutable {
       if (receiver == nullptr) receiver = factory();  // the same object is run again (RC-07)

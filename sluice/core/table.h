@@ -56,10 +56,15 @@ class KeyTable {
   void prefetch_entry(std::uint64_t hash) const {
     if (mask_ == 0) return;
     const Slot slot = slots_.data()[hash & mask_];
-    if (slot.index_plus_1 != 0) __builtin_prefetch(entries_.begin() + (slot.index_plus_1 - 1));
+    if (slot.index_plus_1 != 0) prefetch(slot.index_plus_1 - 1);
   }
 
-  void prefetch(std::uint32_t index) const { __builtin_prefetch(entries_.begin() + index); }
+  void prefetch(std::uint32_t index) const {
+    const Entry* const entry = entries_.begin() + index;
+    __builtin_prefetch(entry);
+    // Entries of other sizes may lie in two cache lines.
+    if constexpr (64 % sizeof(Entry) != 0) __builtin_prefetch(reinterpret_cast<const char*>(entry + 1) - 1);
+  }
 
   /// Calls f(i) for i in 0..count-1, each some time after what the hash `hash_of(i)` leads to has been prefetched.
   template <class HashOf, class F>

@@ -76,11 +76,6 @@ void ReceiverChannel::put_block(Shipped<Source> source, std::size_t bytes, std::
   blocks_.push_back({std::move(source), bytes, records, stored});
 }
 
-void ReceiverChannel::add_block(Shipped<Source> source, std::size_t bytes, std::uint64_t records) {
-  budget_->take(bytes);
-  push(std::move(source), bytes, records);
-}
-
 void ReceiverChannel::push(Shipped<Source> source, std::size_t bytes, std::uint64_t records) {
   const Time now = engine_.runtime().clock().now();
   const std::lock_guard lock(mutex_);

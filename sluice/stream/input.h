@@ -95,8 +95,6 @@ class ReceiverChannel {
   bool store_block(Shipped<Source> source, std::size_t bytes, std::uint64_t records);
   /// The same for bytes that were acquired from the budget already; never waits. `stored` never goes back.
   void put_block(Shipped<Source> source, std::size_t bytes, std::uint64_t records, Time stored);
-  /// Adds a block of records that were accepted before: never waits, never refuses. For `seal`.
-  void add_block(Shipped<Source> source, std::size_t bytes, std::uint64_t records);
   /// No more will come.
   void end_of_input();
   void report_error(std::string text);

@@ -76,9 +76,9 @@ struct UpdateState {
   static constexpr std::uint32_t none = ~0U;
   struct Entry {
     S state{};
-    std::uint32_t first = none;  // values of the running batch
+    // The last value of the running batch, linked in a ring to the first one. Keys and states of 8 bytes then make a
+    // table entry of 32, of which none lies in two cache lines.
     std::uint32_t last = none;
-    std::uint32_t count = 0;
     bool live = false;
   };
   using Partition = KeyedState<K, Entry>;
@@ -179,13 +179,13 @@ class UpdateStateKernel : public ZipKernel {
       const auto link = static_cast<std::uint32_t>(links_.size());
       links_.emplace_back(Link{record.value, none});
       if constexpr (has_views_v<V>) rest(links_.back().value, values_);
-      if (entry.count++ == 0) {
-        entry.first = entry.last = link;
+      if (entry.last == none) {
+        links_.back().next = link;
         touched_.emplace_back(index);
       } else {
-        links_[entry.last].next = link;
-        entry.last = link;
+        links_.back().next = std::exchange(links_[entry.last].next, link);
       }
+      entry.last = link;
     }
 
     void finish() override {
@@ -214,17 +214,8 @@ class UpdateStateKernel : public ZipKernel {
     void call(std::uint32_t index, Cursor& cursor) {
       Entry& entry = state_->table[index].value;
       std::span<const V> values;
-      if (entry.count == 1) {
-        values = {&links_[entry.first].value, 1};
-      } else if (entry.count > 1) {
-        gathered_.clear();
-        for (std::uint32_t link = entry.first; link != none; link = links_[link].next) {
-          gathered_.push_back(links_[link].value);
-        }
-        values = gathered_;
-      }
-      entry.first = entry.last = none;
-      entry.count = 0;
+      if (entry.last != none) values = values_of(entry.last);
+      entry.last = none;
       std::optional<S> result;
       try {
         result = kernel_.f_.f(values, entry.live ? std::optional<S>(entry.state) : std::optional<S>());
@@ -245,6 +236,14 @@ class UpdateStateKernel : public ZipKernel {
       if (entry.value.live) cursor.emplace(KeyTraits<K>::leave(entry.key), entry.value.state);
     }
 
+    std::span<const V> values_of(std::uint32_t last) {
+      std::uint32_t link = links_[last].next;
+      if (link == last) return {&links_[link].value, 1};
+      gathered_.clear();
+      for (; link != last; link = links_[link].next) gathered_.push_back(links_[link].value);
+      gathered_.push_back(links_[last].value);
+      return gathered_;
+    }
     // An idle key that stays as it was needs no undo. Only plain values are cheap to compare.
     static bool is_same(const Entry& entry, const std::optional<S>& result) {
       if constexpr (is_plain_v<S>) {
@@ -258,8 +257,7 @@ class UpdateStateKernel : public ZipKernel {
       auto& table = state_->table;
       for (const std::uint32_t index : touched_) {
         Entry& entry = table[index].value;
-        entry.first = entry.last = none;
-        entry.count = 0;
+        entry.last = none;
       }
       for (Undo& change : undo_) {
         table[change.index].value.live = change.live;

@@ -16,7 +16,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -70,18 +69,12 @@ template <class T>
 class Output {
  public:
   /// One per batch at which the stream fires, in order of time. A slide longer than the batch fires fewer.
-  std::vector<Batch<T>> batches() const {
-    const std::lock_guard lock(shared_->mutex);
-    return shared_->batches;
-  }
+  /// Threads: to be read when `run` or `stop` has returned, not while batches run.
+  const std::vector<Batch<T>>& batches() const { return *batches_; }
 
  private:
   friend class StreamTest;
-  struct Shared {
-    std::mutex mutex;
-    std::vector<Batch<T>> batches;
-  };
-  std::shared_ptr<Shared> shared_ = std::make_shared<Shared>();
+  std::shared_ptr<std::vector<Batch<T>>> batches_ = std::make_shared<std::vector<Batch<T>>>();
 };
 
 namespace detail {
@@ -148,11 +141,7 @@ class StreamTest {
   Output<T> output(const DStream<T>& stream, Place where = std::source_location::current()) {
     Output<T> output;
     stream.foreach_rdd(
-        [shared = output.shared_](const Rdd<T>& rdd, Time time) {
-          Batch<T> batch{time, rdd.collect()};
-          const std::lock_guard lock(shared->mutex);
-          shared->batches.push_back(std::move(batch));
-        },
+        [batches = output.batches_](const Rdd<T>& rdd, Time time) { batches->push_back({time, rdd.collect()}); },
         where);
     return output;
   }
