@@ -15,6 +15,7 @@
 #include "sluice/core/arena.h"
 #include "sluice/core/buffer.h"
 #include "sluice/core/key.h"
+#include "sluice/runtime/errors.h"
 
 namespace sluice::detail {
 

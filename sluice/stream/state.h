@@ -76,8 +76,8 @@ struct UpdateState {
   static constexpr std::uint32_t none = ~0U;
   struct Entry {
     S state{};
-    // The last value of the running batch, linked in a ring to the first one. Keys and states of 8 bytes then make a
-    // table entry of 32, of which none lies in two cache lines.
+    // The last value of the running batch, linked to those before. That there is no more than this makes a table entry
+    // with key and state of 8 bytes one of 32, which never lies in two cache lines.
     std::uint32_t last = none;
     bool live = false;
   };
@@ -132,7 +132,7 @@ class UpdateStateKernel : public ZipKernel {
    private:
     struct Link {
       V value;
-      std::uint32_t next;
+      std::uint32_t previous;
     };
     struct Undo {
       std::uint32_t index;
@@ -177,14 +177,9 @@ class UpdateStateKernel : public ZipKernel {
       const std::uint32_t index = state_->table.find_or_insert(record.hash, record.key, [] { return Entry{}; }).first;
       Entry& entry = state_->table[index].value;
       const auto link = static_cast<std::uint32_t>(links_.size());
-      links_.emplace_back(Link{record.value, none});
+      links_.emplace_back(Link{record.value, entry.last});
       if constexpr (has_views_v<V>) rest(links_.back().value, values_);
-      if (entry.last == none) {
-        links_.back().next = link;
-        touched_.emplace_back(index);
-      } else {
-        links_.back().next = std::exchange(links_[entry.last].next, link);
-      }
+      if (entry.last == none) touched_.emplace_back(index);
       entry.last = link;
     }
 
@@ -193,15 +188,12 @@ class UpdateStateKernel : public ZipKernel {
       if (again_) {
         for (const std::uint32_t index : state_->touched) emit(index, cursor);
       } else if (kernel_.idle_keeps_state_) {
-        for (std::size_t i = 0; i < touched_.size(); ++i) {
-          if (i + prefetch_ahead < touched_.size()) state_->table.prefetch(touched_[i + prefetch_ahead]);
-          call(touched_[i], cursor);
-        }
+        call_all(static_cast<std::uint32_t>(touched_.size()), [this](std::uint32_t i) { return touched_[i]; }, cursor);
       } else {
         // Every known key is called: those of this batch and the idle ones, in the order of the table.
         // `touched_` is what an undo needs until that is done.
         const auto keys = static_cast<std::uint32_t>(state_->table.size());
-        for (std::uint32_t index = 0; index < keys; ++index) call(index, cursor);
+        call_all(keys, [](std::uint32_t i) { return i; }, cursor);
         touched_.clear();
         touched_.reserve(keys);
         for (std::uint32_t index = 0; index < keys; ++index) touched_.emplace_back(index);
@@ -210,6 +202,24 @@ class UpdateStateKernel : public ZipKernel {
       out_.next().finish();
     }
 
+    // Entry, last value, the one before: each is prefetched, and looked at some keys later to find the next.
+    template <class IndexOf, class Cursor>
+    void call_all(std::uint32_t count, const IndexOf& index_of, Cursor& cursor) {
+      constexpr std::uint32_t ahead = prefetch_ahead / 2;
+      const auto& table = state_->table;
+      const auto prefetch_link = [this](std::uint32_t link) {
+        if (link != none) __builtin_prefetch(&links_[link]);
+      };
+      for (std::uint32_t i = 0; i < count; ++i) {
+        if (i + 3 * ahead < count) table.prefetch(index_of(i + 3 * ahead));
+        if (i + 2 * ahead < count) prefetch_link(table[index_of(i + 2 * ahead)].value.last);
+        if (i + ahead < count) {
+          const std::uint32_t last = table[index_of(i + ahead)].value.last;
+          if (last != none) prefetch_link(links_[last].previous);
+        }
+        call(index_of(i), cursor);
+      }
+    }
     template <class Cursor>
     void call(std::uint32_t index, Cursor& cursor) {
       Entry& entry = state_->table[index].value;
@@ -237,11 +247,11 @@ class UpdateStateKernel : public ZipKernel {
     }
 
     std::span<const V> values_of(std::uint32_t last) {
-      std::uint32_t link = links_[last].next;
-      if (link == last) return {&links_[link].value, 1};
+      const Link& link = links_[last];
+      if (link.previous == none) return {&link.value, 1};
       gathered_.clear();
-      for (; link != last; link = links_[link].next) gathered_.push_back(links_[link].value);
-      gathered_.push_back(links_[last].value);
+      for (std::uint32_t l = last; l != none; l = links_[l].previous) gathered_.push_back(links_[l].value);
+      std::reverse(gathered_.begin(), gathered_.end());
       return gathered_;
     }
     // An idle key that stays as it was needs no undo. Only plain values are cheap to compare.
