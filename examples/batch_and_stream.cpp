@@ -31,12 +31,14 @@ Many<WordCount> count_words(const Many<std::string_view>& lines) {
       .reduce_by_key(std::plus{});
 }
 
-void print_longest(const sluice::Rdd<WordCount>& counts) {
+void print_longest(std::string_view head, const sluice::Rdd<WordCount>& counts) {
   // Longest first, words of one length by their letters: an order that leaves nothing to chance.
   const auto longer = [](const WordCount& a, const WordCount& b) {
     return a.first.size() != b.first.size() ? a.first.size() > b.first.size() : a.first < b.first;
   };
-  for (const auto& [word, count] : counts.top(5, longer)) {
+  const auto longest = counts.top(5, longer);  // Records<WordCount>: the words are owned by it
+  if (!longest.empty()) std::printf("%.*s\n", static_cast<int>(head.size()), head.data());
+  for (const auto& [word, count] : longest) {
     std::printf("%6ld  %.*s\n", count, static_cast<int>(word.size()), word.data());
   }
   std::fflush(stdout);
@@ -44,15 +46,12 @@ void print_longest(const sluice::Rdd<WordCount>& counts) {
 
 void run(const std::string& path, bool follow) {
   const sluice::Context ctx({.app = "batch_and_stream"});
-  std::printf("%s:\n", path.c_str());
-  print_longest(count_words(ctx.text_file(path)));
+  print_longest(path, count_words(ctx.text_file(path)));
   if (!follow) return;
 
   const sluice::StreamingContext ssc(ctx, {.batch = 1s});
   count_words(ssc.follow_file(path)).foreach_rdd([](const sluice::Rdd<WordCount>& counts) {
-    if (counts.is_empty()) return;
-    std::printf("appended:\n");
-    print_longest(counts);
+    print_longest("appended:", counts);
   });
   const sluice::SignalWatch watch([&ssc](int) { ssc.request_stop(); });
   ssc.start();

@@ -56,9 +56,7 @@ struct Summary {
   double max = -1000;
 };
 
-Summary join(const Summary& a, const Summary& b) {
-  return {a.count + b.count, a.sum + b.sum, std::max(a.max, b.max)};
-}
+Summary join(const Summary& a, const Summary& b) { return {a.count + b.count, a.sum + b.sum, std::max(a.max, b.max)}; }
 
 void run(std::chrono::seconds run_time) {
   const sluice::Context ctx({.app = "custom_receiver", .master = "local[4]"});  // three receivers and a core for tasks

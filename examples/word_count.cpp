@@ -27,15 +27,17 @@ void count_words(const char* host, std::uint16_t port) {
   // A window with an inverse keeps state, which needs a directory: --sluice.checkpoint=DIR overrules this one.
   const sluice::StreamingContext ssc(ctx, {.batch = 1s, .checkpoint = "/tmp/word_count-checkpoint"});
 
-  const auto words = ssc.socket_text_stream(host, port)
-                         .flat_map(sluice::split(' '))
-                         .map([](std::string_view word) { return std::pair{word, 1L}; });
+  const auto words = ssc.socket_text_stream(host, port).flat_map(sluice::split(' ')).map([](std::string_view word) {
+    return std::pair{word, 1L};
+  });
   words.reduce_by_key(std::plus{}).print();
   words.reduce_by_key_and_window(std::plus{}, std::minus{}, {.length = 30s, .slide = 5s})
       .name("words of 30 s")
       .foreach_rdd([](const sluice::Rdd<std::pair<std::string_view, long>>& counts) {
+        // The outputs of a batch take turns while they wait for records: ask first, then print.
+        const auto top = counts.top(10, sluice::by_value);
         std::printf("The ten most frequent words of the last 30 seconds:\n");
-        for (const auto& [word, count] : counts.top(10, sluice::by_value)) {
+        for (const auto& [word, count] : top) {
           std::printf("%8ld  %.*s\n", count, static_cast<int>(word.size()), word.data());
         }
         std::fflush(stdout);

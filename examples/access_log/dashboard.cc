@@ -31,7 +31,8 @@ void Dashboard::take(const sluice::Records<Row>& rows, sluice::Time) {
   summary_.malformed = totals_.malformed;
   for (MalformedSample& sample : samples_among(rows)) summary_.malformed_samples.push_back(std::move(sample));
   if (summary_.malformed_samples.size() > sample_count) {
-    summary_.malformed_samples.erase(summary_.malformed_samples.begin(), summary_.malformed_samples.end() - sample_count);
+    summary_.malformed_samples.erase(summary_.malformed_samples.begin(),
+                                     summary_.malformed_samples.end() - sample_count);
   }
   summary_.window = tally_of(window_);
   summary_.top_paths = window_.top_paths;

@@ -5,7 +5,7 @@ namespace access_log {
 Entry entry_of(std::string_view line) noexcept {
   Entry entry;
   entry.line = line;
-  if (const std::optional<LogLine> parsed = parse(line, &entry.error)) {
+  if (const std::optional<LogLine> parsed = parse_without_end(line, &entry.error)) {
     entry.path = parsed->target;
     entry.client = parsed->client;
     entry.bytes = parsed->bytes;
@@ -48,8 +48,7 @@ Counts<sluice::DStream> since_start(const Counts<sluice::DStream>& counts) {
   };
 }
 
-std::vector<Row> TopRows::operator()(
-    sluice::Partition<std::pair<std::string_view, std::uint64_t>>& partition) const {
+std::vector<Row> TopRows::operator()(sluice::Partition<std::pair<std::string_view, std::uint64_t>>& partition) const {
   std::vector<Ranked> best;  // in order, at most ten
   for (const auto& [name, count] : partition) {
     if (best.size() == top_count && count < best.back().count) continue;

@@ -1,10 +1,12 @@
 // What is computed of a log: one set of operators, for a batch (Rdd) and a stream (DStream) alike.
 //
-//     const Entries<Rdd> entries = parse_lines(ctx.text_file("access.log"));                        // a batch
-//     const Report report = report_of(rows_of(count(entries), Scope::batch).collect(), Scope::batch);
+//     // a batch
+//     const auto counts = count(parse_lines(ctx.text_file("access.log")));
+//     const Report report = report_of(rows_of(counts, Scope::batch).collect(), Scope::batch);
 //
-//     const Counts<DStream> counts = count(parse_lines(ssc.follow_file("access.log")));             // a stream:
-//     rows_of(counts, Scope::batch).union_with(rows_of(over(counts, window), Scope::window))...     // the same functions
+//     // a stream: the same functions
+//     const auto counts = count(parse_lines(ssc.follow_file("access.log")));
+//     rows_of(counts, Scope::batch).union_with(rows_of(over(counts, window), Scope::window)).foreach_rdd(...);
 //
 // A line is parsed once: the counts of its status, path and client all begin at the same parsed record, and everything
 // that is shown ends in one collection of rows, so the engine plans all of it as one job that reads the lines once.
@@ -34,7 +36,7 @@ struct Entry {
   std::string_view path;
   std::string_view client;
   std::uint64_t bytes = 0;
-  std::uint16_t status = 0;              // 0: malformed
+  std::uint16_t status = 0;             // 0: malformed
   ParseError error = ParseError::none;  // why
 
   bool well_formed() const { return error == ParseError::none; }
@@ -61,10 +63,7 @@ struct Counts {
 };
 
 template <template <class> class Many>
-using Entries = Many<Entry>;
-
-template <template <class> class Many>
-Entries<Many> parse_lines(const Many<std::string_view>& lines) {
+Many<Entry> parse_lines(const Many<std::string_view>& lines) {
   return lines.map([](std::string_view line) { return entry_of(line); });
 }
 

@@ -61,9 +61,8 @@ int run_live(const Options& given, int out) {
     traffic = std::make_unique<Traffic>(runtime, options.path);
   }
 
-  const sluice::StreamingContext ssc(ctx, {.batch = options.batch,
-                                           .checkpoint = directory.path() + "/checkpoint",
-                                           .stop_at_end_of_input = true});
+  const sluice::StreamingContext ssc(
+      ctx, {.batch = options.batch, .checkpoint = directory.path() + "/checkpoint", .stop_at_end_of_input = true});
   const auto entries = parse_lines(open_input(ssc, options));
   const Counts<sluice::DStream> counts = count(entries);
   const auto dashboard = std::make_shared<Dashboard>(runtime.clock(), out, options.json, ssc.batch_interval(),
@@ -73,9 +72,8 @@ int run_live(const Options& given, int out) {
       .union_with(rows_of(over(counts, {.length = options.window}), Scope::window))
       .union_with(status_rows(since_start_by_status(counts), Scope::totals))
       .union_with(samples_of(entries))
-      .foreach_rdd([dashboard](const sluice::Rdd<Row>& rows, sluice::Time time) {
-        dashboard->take(rows.collect(), time);
-      });
+      .foreach_rdd(
+          [dashboard](const sluice::Rdd<Row>& rows, sluice::Time time) { dashboard->take(rows.collect(), time); });
   ssc.add_listener(dashboard);  // draws when the batch is done and its times are known
 
   // A signal only sets a flag: the log is stopped before the stream, so that the stream counts all of it.
@@ -91,7 +89,7 @@ int run_live(const Options& given, int out) {
     ssc.stop({.graceful = true});
     break;
   }
-  ssc.await_termination();  // throws what stopped it
+  ssc.await_termination();                 // throws what stopped it
   if (dashboard->output_lost()) return 0;  // as `| head` wants it
   dashboard->finish(static_cast<std::uint64_t>(ctx.lines_too_long()));
   if (traffic != nullptr) {

@@ -113,7 +113,6 @@ bool read_bytes(std::string_view word, LogLine& line) {
 }
 
 ParseError read(std::string_view text, LogLine& line) {
-  if (text.ends_with('\r')) text.remove_suffix(1);
   if (text.empty()) return ParseError::client;
   Cursor cursor(text);
   std::string_view word;
@@ -141,6 +140,11 @@ std::string_view name_of(ParseError error) noexcept {
 }
 
 std::optional<LogLine> parse(std::string_view line, ParseError* why) noexcept {
+  if (line.ends_with('\r')) line.remove_suffix(1);
+  return parse_without_end(line, why);
+}
+
+std::optional<LogLine> parse_without_end(std::string_view line, ParseError* why) noexcept {
   std::optional<LogLine> result(std::in_place);  // filled in place: one named result, never copied
   const ParseError error = read(line, *result);
   if (error != ParseError::none) result.reset();

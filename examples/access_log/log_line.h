@@ -66,4 +66,8 @@ std::string_view name_of(ParseError error) noexcept;
 /// Threads: any.
 [[nodiscard]] std::optional<LogLine> parse(std::string_view line, ParseError* why = nullptr) noexcept;
 
+/// The same for a line whose end "\r\n" was cut off already, as sluice's text inputs do: a "\r" that is left belongs to
+/// the line. (It makes a line malformed, but for one inside quotes or behind the agent.)
+[[nodiscard]] std::optional<LogLine> parse_without_end(std::string_view line, ParseError* why = nullptr) noexcept;
+
 }  // namespace access_log

@@ -44,7 +44,8 @@ std::string find_input(const std::string& input, Options& options) {
 std::string check(const std::string& input, const std::string& follow, Options& options) {
   if (options.window.count() % options.batch.count() != 0) return "--window must be a multiple of --batch";
   if (options.demo) {
-    if (!input.empty() || options.once || options.json) return "--demo goes with --follow, --seconds, --batch and --window";
+    if (!input.empty() || options.once || options.json)
+      return "--demo goes with --follow, --seconds, --batch and --window";
     options.path = follow;
     return {};
   }
@@ -79,8 +80,9 @@ CommandLine read_command_line(int argc, char** argv) {
   std::int64_t window_s = options.window.count() / 1000;
   CLI::App app(description, "access_log");
   app.footer(examples);
-  app.add_option("--input", input, "A file (read from its beginning, then followed), a directory, host:port, or - for "
-                                   "standard input")
+  app.add_option("--input", input,
+                 "A file (read from its beginning, then followed), a directory, host:port, or - for "
+                 "standard input")
       ->option_text("FILE|DIR|host:port|-");
   app.add_option("--follow", follow, "What is appended to this file from now on, over rotations")->option_text("FILE");
   app.add_flag("--once", options.once, "Stop at the end of --input and print one report of all of it");

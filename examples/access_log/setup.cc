@@ -13,8 +13,8 @@ std::string default_master() { return sluice::core_count() > 1 ? "local[*]" : "l
 
 TemporaryDirectory::TemporaryDirectory(sluice::Runtime& runtime)
     : runtime_(runtime),
-      path_(fmt::format("{}/access_log-{:016x}", sluice::environment("TMPDIR").value_or("/tmp"),
-                        runtime.random_seed())) {
+      path_(
+          fmt::format("{}/access_log-{:016x}", sluice::environment("TMPDIR").value_or("/tmp"), runtime.random_seed())) {
   runtime_.files().make_directories(path_);
 }
 

@@ -37,7 +37,7 @@ enum class StorageLevel : int {
   memory_only = 1,
   /// In memory; partitions that do not fit are written to disk and read back.
   memory_and_disk = 2,
-  /// On disk as soon as memory is wanted for anything else.
+  /// On disk at once; every use reads them back.
   disk_only = 3,
 };
 

@@ -95,6 +95,7 @@ class BlockStore {
   /// nullptr when it is not there (any more). Reads it back from disk where it lies there.
   RestedPtr get(const BlockId& id);
   bool has(const BlockId& id);
+  /// Removes all blocks of an owner, whose id must not be used again.
   void remove_owner(std::uint64_t owner);
 
   std::size_t memory_bytes();

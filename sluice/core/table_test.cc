@@ -91,8 +91,8 @@ TEST(KeyTable, DoesAsAMapWithTextKeys) {
 
 TEST(KeyTable, DoesAsAMapWithIntegerKeys) {
   for (std::uint64_t seed = 0; seed < 2000; ++seed) {
-    ASSERT_NO_FATAL_FAILURE(run_operations<std::int64_t>(
-        seed, [](std::uint64_t n) { return static_cast<std::int64_t>(n * 0x10001) - 7; }))
+    ASSERT_NO_FATAL_FAILURE(
+        run_operations<std::int64_t>(seed, [](std::uint64_t n) { return static_cast<std::int64_t>(n * 0x10001) - 7; }))
         << "seed " << seed;
   }
 }
@@ -105,8 +105,8 @@ TEST(KeyTable, DoesAsAMapWhenManyKeysHaveOneHash) {
     std::unordered_map<std::int64_t, std::int64_t> expected;
     for (int steps = 0; steps < 200; ++steps) {
       const auto key = static_cast<std::int64_t>(random.below(50));
-      const std::uint64_t hash = (static_cast<std::uint64_t>(key % 2) << 32) | (~0ULL >> 40 << 2) |
-                                 static_cast<std::uint64_t>(key % 4);
+      const std::uint64_t hash =
+          (static_cast<std::uint64_t>(key % 2) << 32) | (~0ULL >> 40 << 2) | static_cast<std::uint64_t>(key % 4);
       if (random.chance(0.6)) {
         const bool made = table.find_or_insert(hash, key, [&] { return key * 3; }).second;
         ASSERT_EQ(made, expected.emplace(key, key * 3).second);
@@ -120,8 +120,8 @@ TEST(KeyTable, DoesAsAMapWhenManyKeysHaveOneHash) {
       ASSERT_EQ(table.size(), expected.size());
     }
     for (const auto& [key, value] : expected) {
-      const std::uint64_t hash = (static_cast<std::uint64_t>(key % 2) << 32) | (~0ULL >> 40 << 2) |
-                                 static_cast<std::uint64_t>(key % 4);
+      const std::uint64_t hash =
+          (static_cast<std::uint64_t>(key % 2) << 32) | (~0ULL >> 40 << 2) | static_cast<std::uint64_t>(key % 4);
       ASSERT_NE(table.find(hash, key), table.none) << "seed " << seed;
     }
   }

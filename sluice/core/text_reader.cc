@@ -101,7 +101,8 @@ class ZstdReader : public ByteReader {
   std::size_t read(std::span<char> into) override {
     ZSTD_outBuffer output{into.data(), into.size(), 0};
     while (output.pos == 0) {
-      if (pending_.pos == pending_.size && !flushing_) {
+      // (While it has output of a frame's end left, zstd keeps back its last byte of input.)
+      if (pending_.pos == pending_.size) {
         pending_ = {input_.data(), plain_.read(input_), 0};
         if (pending_.size == 0) {
           if (in_frame_) fail(Code::truncated_data, at_, path_ + ": the compressed data end too early");
@@ -111,7 +112,6 @@ class ZstdReader : public ByteReader {
       const std::size_t result = ZSTD_decompressStream(stream_, &output, &pending_);
       if (ZSTD_isError(result) != 0) fail(Code::corrupt_data, at_, path_ + ": " + ZSTD_getErrorName(result));
       in_frame_ = result != 0;
-      flushing_ = output.pos == output.size;  // zstd may hold more than fitted, with all its input used up
     }
     return output.pos;
   }
@@ -124,7 +124,6 @@ class ZstdReader : public ByteReader {
   ZSTD_inBuffer pending_{nullptr, 0, 0};
   ZSTD_DStream* stream_;
   bool in_frame_ = false;
-  bool flushing_ = false;
 };
 
 bool ends_with(std::string_view text, std::string_view end) { return text.ends_with(end); }

@@ -142,8 +142,18 @@ std::string random_text(Random& random, std::size_t lines, std::size_t line_byte
 
 TEST_F(TextReader, GivesEachLineToTheRangeInWhichItBegins) {
   // Every way to cut these texts in three.
-  const std::vector<std::string> texts = {"",         "\n",       "a",          "a\n",       "\na",        "a\nb",
-                                          "\n\n\n",   "a\r\nb",   "\r\n\r\n",   "ab\n\ncd\n", "a\rb\r\nc\r", "\r",
+  const std::vector<std::string> texts = {"",
+                                          "\n",
+                                          "a",
+                                          "a\n",
+                                          "\na",
+                                          "a\nb",
+                                          "\n\n\n",
+                                          "a\r\nb",
+                                          "\r\n\r\n",
+                                          "ab\n\ncd\n",
+                                          "a\rb\r\nc\r",
+                                          "\r",
                                           "abc\r\n\r\nde\n\nf"};
   for (const std::string& text : texts) {
     write("/t", text);
@@ -193,7 +203,8 @@ TEST_F(TextReader, GivesEveryLineOnceWhenLinesAreLongerThanTheBuffer) {
     cuts.push_back(text.find('\n', random.below(text.size() - 1)) + 1);
     std::sort(cuts.begin(), cuts.end());
     for (std::size_t i = 0; i + 1 < cuts.size(); ++i) {
-      ASSERT_TRUE(read(part("/t", cuts[i], cuts[i + 1], text.size())).lines == lines_of(text, cuts[i], cuts[i + 1]).lines)
+      ASSERT_TRUE(read(part("/t", cuts[i], cuts[i + 1], text.size())).lines ==
+                  lines_of(text, cuts[i], cuts[i + 1]).lines)
           << "seed " << seed << " range " << cuts[i] << ' ' << cuts[i + 1];
     }
   }
@@ -260,8 +271,8 @@ TEST_F(TextReader, KeepsALineOfExactlyTheLimitWhoseEndIsCutByTheBuffer) {
 TEST_F(TextReader, DropsAnOverlongLineThatCrossesTheEndOfItsRange) {
   const std::string text = "a\n" + std::string(3 * buffer_bytes, 'x') + "\nb\n";
   write("/t", text);
-  for (const std::size_t cut : {std::size_t{3}, buffer_bytes, buffer_bytes + 1, 2 * buffer_bytes + 5, text.size() - 2,
-                                text.size() - 1}) {
+  for (const std::size_t cut :
+       {std::size_t{3}, buffer_bytes, buffer_bytes + 1, 2 * buffer_bytes + 5, text.size() - 2, text.size() - 1}) {
     const Expected first = read(part("/t", 0, cut, text.size()), 100);
     const Expected second = read(part("/t", cut, text.size(), text.size()), 100);
     EXPECT_EQ(first.lines, lines_of(text, 0, cut, 100).lines) << cut;
@@ -333,8 +344,9 @@ TEST_F(TextReader, ReadsZstdAlsoOfSeveralFramesAndWithoutChecksum) {
 TEST_F(TextReader, FailsOnCompressedDataCutAnywhere) {
   Random random(3);
   const std::string text = random_text(random, 60, 30);
-  for (const auto& [name, packed] :
-       {std::pair<std::string, std::string>{"/t.gz", gzip(text)}, {"/t.zst", zstd(text)}, {"/c.zst", zstd(text, true)}}) {
+  for (const auto& [name, packed] : {std::pair<std::string, std::string>{"/t.gz", gzip(text)},
+                                     {"/t.zst", zstd(text)},
+                                     {"/c.zst", zstd(text, true)}}) {
     for (std::size_t size = 1; size < packed.size(); ++size) {
       write(name, packed.substr(0, size));
       const Code code = code_of({.path = name});

@@ -369,7 +369,9 @@ void Driver::run_batches() {
   }
   bool pending = false;
   for (InputSlot& slot : inputs_) pending = slot.input->pending() || pending;
-  while (time <= engine_->runtime().clock().now()) {
+  // Looked at once: a stream that cannot keep up would never come to its end.
+  const Time stopped = engine_->runtime().clock().now();
+  while (time <= stopped) {
     run_batch(time);
     time += options_.interval;
     pending = false;

@@ -207,15 +207,15 @@ class UpdateStateKernel : public ZipKernel {
     void call_all(std::uint32_t count, const IndexOf& index_of, Cursor& cursor) {
       constexpr std::uint32_t ahead = prefetch_ahead / 2;
       const auto& table = state_->table;
-      const auto prefetch_link = [this](std::uint32_t link) {
-        if (link != none) __builtin_prefetch(&links_[link]);
-      };
       for (std::uint32_t i = 0; i < count; ++i) {
         if (i + 3 * ahead < count) table.prefetch(index_of(i + 3 * ahead));
-        if (i + 2 * ahead < count) prefetch_link(table[index_of(i + 2 * ahead)].value.last);
+        if (i + 2 * ahead < count) {
+          const std::uint32_t last = table[index_of(i + 2 * ahead)].value.last;
+          if (last != none) __builtin_prefetch(&links_[last]);
+        }
         if (i + ahead < count) {
           const std::uint32_t last = table[index_of(i + ahead)].value.last;
-          if (last != none) prefetch_link(links_[last].previous);
+          if (last != none && links_[last].previous != none) __builtin_prefetch(&links_[links_[last].previous]);
         }
         call(index_of(i), cursor);
       }

@@ -137,7 +137,7 @@ TEST(Lc, LC_12_stop_in_a_listener_is_refused_and_a_request_is_allowed) {
     void on_batch_completed(const BatchInfo&) override {
       expect_code(Code::stop_in_listener, [&] { streaming.stop(); });
       refused = true;
-      streaming.request_stop();
+      streaming.request_stop(false);
     }
   };
   everywhere([](StreamTest& t) {
@@ -193,10 +193,24 @@ TEST(Lc, StopInAnOutputFunctionEndsTheStreamAfterItsBatch) {
       if (rdd.first() == 2) t.streaming().stop();
     });
     auto out = t.output(in);
-    t.run(5);
+    t.run(2);
+    t.streaming().await_termination();
     EXPECT_EQ(values(out.batches()), (Ints{{1}, {2}}));
     EXPECT_EQ(t.streaming().state(), StreamState::stopped);
   });
+}
+
+TEST(Gs, AStreamThatCannotKeepUpComesToItsEndAllTheSame) {
+  HandRuntime runtime;
+  StreamTest t{{.runtime = &runtime}};
+  std::size_t batches = 0;
+  t.stream<int>({}).foreach_rdd([&](const Rdd<int>&) {
+    ++batches;
+    runtime.advance(2s);  // each batch takes two intervals
+  });
+  t.run(2);
+  t.stop(true);
+  EXPECT_GE(batches, 2U);
 }
 
 TEST(Sc, SC_04_an_interval_under_a_millisecond_is_refused) {

@@ -1,0 +1,622 @@
+#include "sluice/core/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <numeric>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "sluice/core/folds.h"
+#include "sluice/core/kernels.h"
+#include "sluice/core/shuffles.h"
+#include "sluice/core/sources.h"
+#include "sluice/core/turns.h"
+#include "sluice/runtime/random.h"
+#include "sluice/testkit/hand_runtime.h"
+#include "sluice/testkit/simulation.h"
+
+namespace sluice::detail {
+namespace {
+
+using testing::HandRuntime;
+using testing::Simulation;
+
+using Number = std::int64_t;
+using Numbers = std::vector<Number>;
+using Pair = std::pair<Number, Number>;
+using EnginePtr = std::shared_ptr<Engine>;
+
+OperatorInfoPtr named(const std::string& name) {
+  return std::make_shared<const OperatorInfo>(OperatorInfo{name, std::source_location::current()});
+}
+
+/// 0, 1, 2, ... in equal partitions.
+NodePtr numbers(Number count, std::size_t partitions, Number first = 0) {
+  const auto info = named("numbers");
+  std::vector<Shipped<Source>> sources;
+  for (std::size_t p = 0; p < partitions; ++p) {
+    const Number begin = count * static_cast<Number>(p) / static_cast<Number>(partitions);
+    const Number end = count * static_cast<Number>(p + 1) / static_cast<Number>(partitions);
+    Numbers values(static_cast<std::size_t>(end - begin));
+    std::iota(values.begin(), values.end(), first + begin);
+    sources.push_back(ship<Source, CollectionSource<Number>>(*info, std::move(values)));
+  }
+  return make_source(info, type_ops<Number>(), std::move(sources), partitions);
+}
+
+template <class U = Number, class F>
+NodePtr mapped(const NodePtr& parent, F f, const std::string& name = "map") {
+  const auto info = named(name);
+  return make_narrow(info, type_ops<U>(), parent,
+                     ship<Kernel, StepKernel<Number, U, MapStep<F>>>(*info, Fn<MapStep<F>>{{f}}));
+}
+
+/// Adds 1 to the accumulator for each record.
+NodePtr counted(const NodePtr& parent, std::uint64_t accumulator) {
+  return mapped(parent, [accumulator](Number n) {
+    TaskContext::current()->add(accumulator, 1);
+    return n;
+  });
+}
+
+NodePtr moved(const EnginePtr& engine, const NodePtr& parent, std::size_t partitions) {
+  const auto info = named("repartition");
+  return make_shuffled(*engine, info, type_ops<Number>(), parent, ship<ShuffleKernel, MoveKernel<Number>>(*info),
+                       partitions, false);
+}
+
+/// (n % 10, sum) of the numbers.
+NodePtr summed(const EnginePtr& engine, const NodePtr& parent, std::size_t partitions) {
+  using Combine = ReduceCombine<Number, std::plus<>>;
+  const NodePtr pairs = mapped<Pair>(parent, [](Number n) { return Pair(n % 10, n); });
+  const auto info = named("reduce_by_key");
+  return make_shuffled(*engine, info, type_ops<Pair>(), pairs,
+                       ship<ShuffleKernel, CombineKernel<Number, Number, Number, Combine>>(*info, Fn<Combine>{}),
+                       partitions, true);
+}
+
+template <class T = Number>
+std::vector<std::vector<T>> partitions_of(const JobResult& result) {
+  if (result.error != nullptr) std::rethrow_exception(result.error);
+  class Collecting : public Pipe {
+   public:
+    void push(const void* records, std::size_t count) override {
+      values.insert(values.end(), static_cast<const T*>(records), static_cast<const T*>(records) + count);
+    }
+    void finish() override {}
+    std::vector<T> values;
+  };
+  std::vector<std::vector<T>> all;
+  for (const RestedPtr& partition : result.partitions) {
+    Collecting pipe;
+    partition->push_all(pipe);
+    all.push_back(std::move(pipe.values));
+  }
+  return all;
+}
+template <class T = Number>
+std::vector<T> values_of(const JobResult& result) {
+  std::vector<T> all;
+  for (const auto& partition : partitions_of<T>(result)) all.insert(all.end(), partition.begin(), partition.end());
+  return all;
+}
+template <class T = Number>
+std::vector<T> run(const EnginePtr& engine, const NodePtr& node) {
+  return values_of<T>(engine->run({node})[0]);
+}
+Code code_of(const std::exception_ptr& error) {
+  if (error == nullptr) return Code{};
+  try {
+    std::rethrow_exception(error);
+  } catch (const Error& e) {
+    return e.code();
+  }
+}
+std::string text_of(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+}
+
+Numbers iota(Number count, Number first = 0) {
+  Numbers all(static_cast<std::size_t>(count));
+  std::iota(all.begin(), all.end(), first);
+  return all;
+}
+
+/// Cores, and whether tasks are encoded.
+class EngineTest : public ::testing::TestWithParam<std::tuple<std::size_t, bool>> {
+ protected:
+  EnginePtr make(EngineOptions options = {}) {
+    options.cores = std::get<0>(GetParam());
+    options.encode_tasks = options.check_views = std::get<1>(GetParam());
+    return std::make_shared<Engine>(runtime_, options);
+  }
+  HandRuntime runtime_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Local, EngineTest,
+                         ::testing::Combine(::testing::Values(1U, 2U, 4U), ::testing::Values(false, true)),
+                         [](const auto& row) {
+                           return "Cores" + std::to_string(std::get<0>(row.param)) +
+                                  (std::get<1>(row.param) ? "Encoded" : "");
+                         });
+
+TEST_P(EngineTest, GivesTheRecordsOfAllPartitionsInOrder) {
+  const EnginePtr engine = make();
+  EXPECT_EQ(run(engine, numbers(10'000, 7)), iota(10'000));
+  EXPECT_EQ(run(engine, mapped(numbers(100, 3), [](Number n) { return n + 5; })), iota(100, 5));
+}
+
+TEST_P(EngineTest, RunsNodesWithoutPartitionsAndWithEmptyOnes) {
+  const EnginePtr engine = make();
+  EXPECT_TRUE(run(engine, make_source(named("nothing"), type_ops<Number>(), {}, 0)).empty());
+  EXPECT_TRUE(run(engine, moved(engine, make_source(named("nothing"), type_ops<Number>(), {}, 0), 2)).empty());
+  EXPECT_TRUE(run(engine, moved(engine, numbers(0, 3), 2)).empty());
+}
+
+TEST_P(EngineTest, GivesTheSameForAnyNumberOfThreads) {
+  std::vector<Pair> expected;
+  {
+    const auto engine = std::make_shared<Engine>(runtime_, EngineOptions{});
+    expected = run<Pair>(engine, summed(engine, moved(engine, numbers(5000, 5), 8), 3));
+  }
+  for (int round = 0; round < 20; ++round) {
+    const EnginePtr engine = make();
+    EXPECT_EQ(run<Pair>(engine, summed(engine, moved(engine, numbers(5000, 5), 8), 3)), expected);
+  }
+}
+
+TEST_P(EngineTest, RunsASharedNodeOnceForSeveralTargets) {
+  const EnginePtr engine = make();
+  const std::uint64_t accumulator = engine->next_id();
+  const NodePtr shared = counted(numbers(1000, 4), accumulator);
+  const auto results = engine->run({mapped(shared, [](Number n) { return n + 1; }), shared, moved(engine, shared, 2),
+                                    summed(engine, shared, 3), make_discard(named("discard"), shared)});
+  EXPECT_EQ(values_of(results[0]), iota(1000, 1));
+  EXPECT_EQ(values_of(results[1]), iota(1000));
+  EXPECT_EQ(values_of(results[2]).size(), 1000U);
+  EXPECT_EQ(values_of<Pair>(results[3]).size(), 10U);
+  EXPECT_TRUE(values_of(results[4]).empty());
+  // Once with the targets that need no shuffle before, once for the map sides: a round reads each node once.
+  EXPECT_LE(engine->accumulated(accumulator), 2000);
+  const std::uint64_t other = engine->next_id();
+  const NodePtr narrow = counted(numbers(1000, 4), other);
+  engine->run({mapped(narrow, [](Number n) { return n + 1; }), narrow, narrow});
+  EXPECT_EQ(engine->accumulated(other), 1000);
+}
+
+TEST_P(EngineTest, MakesOneTargetFailAndTheOthersSucceed) {
+  const EnginePtr engine = make();
+  const NodePtr shared = numbers(100, 4);
+  const NodePtr bad = mapped(
+      shared,
+      [](Number n) {
+        if (n == 60) throw std::runtime_error("sixty");
+        return n;
+      },
+      "choosy");
+  const auto results = engine->run({shared, bad, moved(engine, bad, 2), moved(engine, shared, 1)});
+  EXPECT_EQ(values_of(results[0]), iota(100));
+  EXPECT_EQ(code_of(results[1].error), Code::task_failed);
+  EXPECT_NE(text_of(results[1].error).find("sixty"), std::string::npos);
+  EXPECT_NE(text_of(results[1].error).find("record 10 of partition 2"), std::string::npos) << text_of(results[1].error);
+  EXPECT_NE(text_of(results[1].error).find("choosy"), std::string::npos);
+  EXPECT_EQ(code_of(results[2].error), Code::task_failed);
+  EXPECT_EQ(values_of(results[3]), iota(100));
+}
+
+TEST_P(EngineTest, RunsAShuffleAgainOfWhichAMapTaskFailed) {
+  const EnginePtr engine = make();
+  // The last map task fails as often as it may; the others have handed over their buckets.
+  static std::atomic<bool> failing;
+  failing = true;
+  const NodePtr shuffled = moved(engine,
+                                 mapped(numbers(400, 4),
+                                        [](Number n) {
+                                          if (n == 399 && failing) throw std::runtime_error("not yet");
+                                          return n;
+                                        }),
+                                 1);
+  EXPECT_EQ(code_of(engine->run({shuffled})[0].error), Code::task_failed);
+  failing = false;
+  EXPECT_EQ(run(engine, shuffled), iota(400));
+}
+
+TEST_P(EngineTest, TriesATaskAgainAndCountsWhatItAddedOnce) {
+  const EnginePtr engine = make();
+  const std::uint64_t accumulator = engine->next_id();
+  const NodePtr flaky = mapped(counted(numbers(100, 2), accumulator), [](Number n) {
+    if (n == 99 && TaskContext::current()->id().attempt < 3) throw std::runtime_error("try again");
+    return n;
+  });
+  EXPECT_EQ(run(engine, flaky), iota(100));
+  EXPECT_EQ(engine->accumulated(accumulator), 100);
+  EXPECT_EQ(engine->counters().failed_attempts, 3U);
+  EXPECT_EQ(engine->counters().tasks, 5U);
+}
+
+TEST_P(EngineTest, GivesUpAfterTheLastTry) {
+  EngineOptions options;
+  options.task_tries = 2;
+  const EnginePtr engine = make(options);
+  const std::uint64_t accumulator = engine->next_id();
+  const NodePtr flaky = mapped(counted(numbers(10, 1), accumulator), [](Number n) {
+    if (TaskContext::current()->id().attempt < 2) throw std::runtime_error("try again");
+    return n;
+  });
+  EXPECT_EQ(code_of(engine->run({flaky})[0].error), Code::task_failed);
+  EXPECT_EQ(engine->counters().tasks, 2U);
+  EXPECT_EQ(engine->accumulated(accumulator), 0);
+}
+
+TEST_P(EngineTest, ReportsTheErrorOfTheFirstTask) {
+  for (int round = 0; round < 50; ++round) {
+    EngineOptions options;
+    options.task_tries = 1;
+    const EnginePtr engine = make(options);
+    const NodePtr bad = mapped(numbers(64, 64), [](Number n) {
+      if (n >= 7) throw std::runtime_error("number " + std::to_string(n) + ".");
+      return n;
+    });
+    EXPECT_NE(text_of(engine->run({bad})[0].error).find("number 7."), std::string::npos);
+  }
+}
+
+TEST_P(EngineTest, ReadsCachedPartitionsInsteadOfComputingThem) {
+  const EnginePtr engine = make();
+  const std::uint64_t accumulator = engine->next_id();
+  for (const Keep level : {Keep::memory, Keep::memory_and_disk, Keep::disk}) {
+    const std::int64_t before = engine->accumulated(accumulator);
+    const NodePtr cached = make_cached(*engine, counted(numbers(1000, 4), accumulator), level);
+    for (int action = 0; action < 3; ++action) EXPECT_EQ(run(engine, cached), iota(1000));
+    EXPECT_EQ(run(engine, moved(engine, cached, 1)), iota(1000));
+    EXPECT_EQ(engine->accumulated(accumulator), before + 1000);
+  }
+  EXPECT_EQ(engine->blocks().memory_bytes(), 0U);
+}
+
+TEST_P(EngineTest, CachesWholePartitionsThoughLessIsWanted) {
+  const EnginePtr engine = make();
+  const NodePtr cached = make_cached(*engine, numbers(100'000, 2), Keep::memory);
+  const auto info = named("take");
+  const NodePtr some =
+      make_narrow(info, type_ops<Number>(), cached,
+                  ship<Kernel, FoldKernel<Number, Number, TakeFold<Number>, std::uint64_t>>(*info, std::uint64_t{3}));
+  EXPECT_EQ(run(engine, some), (Numbers{0, 1, 2, 50'000, 50'001, 50'002}));
+  EXPECT_EQ(run(engine, cached), iota(100'000));
+}
+
+TEST_P(EngineTest, ComputesAgainWhatItsCacheHasNoRoomFor) {
+  // Room for about two of eight partitions: each action pushes out what the next, or the same, wants to read.
+  EngineOptions options;
+  options.blocks.memory_bytes = 40'000;
+  const EnginePtr engine = make(options);
+  const std::uint64_t accumulator = engine->next_id();
+  const NodePtr cached = make_cached(*engine, counted(numbers(16'000, 8), accumulator), Keep::memory);
+  for (int action = 0; action < 5; ++action) {
+    EXPECT_EQ(run(engine, cached), iota(16'000));
+    EXPECT_EQ(run(engine, moved(engine, cached, 1)), iota(16'000));
+  }
+  EXPECT_GT(engine->accumulated(accumulator), 16'000);
+  EXPECT_GT(engine->blocks().counters().evicted, 0U);
+  EXPECT_LE(engine->blocks().memory_bytes(), 40'000U + 4 * 20'000U);
+}
+
+TEST_P(EngineTest, UsesTheOutputOfAShuffleAgainAndFreesItWithTheNode) {
+  const EnginePtr engine = make();
+  const std::uint64_t accumulator = engine->next_id();
+  {
+    const NodePtr shuffled = moved(engine, counted(numbers(1000, 4), accumulator), 2);
+    const Numbers first = run(engine, shuffled);
+    EXPECT_EQ(first.size(), 1000U);
+    EXPECT_EQ(run(engine, shuffled), first);
+    EXPECT_EQ(run(engine, mapped(shuffled, [](Number n) { return n; })), first);
+    EXPECT_EQ(engine->accumulated(accumulator), 1000);
+    EXPECT_EQ(engine->shuffles().size(), 1U);
+  }
+  EXPECT_EQ(engine->shuffles().size(), 0U);
+}
+
+TEST_P(EngineTest, PlansShufflesOfShuffles) {
+  const EnginePtr engine = make();
+  const NodePtr first = moved(engine, numbers(1000, 3), 4);
+  const NodePtr second = moved(engine, mapped(first, [](Number n) { return n * 2; }), 2);
+  const NodePtr third = summed(engine, second, 1);
+  const auto results = engine->run({third, first, second});
+  Number sum = 0;
+  for (const auto& [key, value] : values_of<Pair>(results[0])) sum += value;
+  EXPECT_EQ(sum, 999'000);
+  EXPECT_EQ(values_of(results[1]).size(), 1000U);
+  EXPECT_EQ(values_of(results[2]).size(), 1000U);
+}
+
+TEST_P(EngineTest, PutsThePartitionsOfAUnionOneAfterTheOther) {
+  const EnginePtr engine = make();
+  const NodePtr all =
+      make_union(named("union"), {numbers(10, 2), numbers(0, 1), numbers(5, 3, 10)}, UnionBody::How::append);
+  EXPECT_EQ(all->partitions, 6U);
+  EXPECT_EQ(run(engine, all), iota(15));
+  const NodePtr same = numbers(10, 2);
+  const Numbers twice = run(engine, make_union(named("union"), {same, same}, UnionBody::How::append));
+  EXPECT_EQ(twice.size(), 20U);
+}
+
+TEST_P(EngineTest, CoalescesNeighbours) {
+  const EnginePtr engine = make();
+  for (std::size_t partitions = 1; partitions <= 8; ++partitions) {
+    const NodePtr fewer = make_union(named("coalesce"), {numbers(70, 7)}, UnionBody::How::coalesce, partitions);
+    EXPECT_EQ(fewer->partitions, std::min<std::size_t>(partitions, 7));
+    EXPECT_EQ(run(engine, fewer), iota(70)) << partitions;
+  }
+}
+
+TEST_P(EngineTest, KeepsTheOrderOfAUnionWhateverElseIsPlanned) {
+  const EnginePtr engine = make();
+  std::vector<NodePtr> parts;
+  for (Number i = 0; i < 4; ++i) parts.push_back(numbers(20, 2, 100 * i));
+  const NodePtr all = make_union(named("aligned"), parts, UnionBody::How::align);
+  const NodePtr last_two = make_union(named("aligned"), {parts[2], parts[3]}, UnionBody::How::align);
+  const Numbers alone = run(engine, all);
+  EXPECT_EQ(alone.front(), 0);
+  EXPECT_EQ(alone[10], 100);
+  const auto together = engine->run({parts[3], last_two, parts[1], all, parts[0]});
+  EXPECT_EQ(values_of(together[3]), alone);
+  EXPECT_EQ(values_of(together[1])[0], 200);
+}
+
+TEST_P(EngineTest, StopsWhenItIsCancelled) {
+  const EnginePtr engine = make();
+  std::atomic<bool> cancelled{true};
+  JobOptions options;
+  options.cancelled = &cancelled;
+  const auto results = engine->run({numbers(100, 2), moved(engine, numbers(100, 2), 1)}, options);
+  EXPECT_EQ(code_of(results[0].error), Code::task_cancelled);
+  EXPECT_EQ(code_of(results[1].error), Code::task_cancelled);
+  cancelled = false;
+  EXPECT_EQ(values_of(engine->run({numbers(100, 2)}, options)[0]), iota(100));
+}
+
+TEST_P(EngineTest, StopsInTheMiddleOfATask) {
+  const EnginePtr engine = make();
+  static std::atomic<bool> cancelled;
+  cancelled = false;
+  const NodePtr node = mapped(numbers(1'000'000, 1), [](Number n) {
+    if (n == 5000) cancelled = true;
+    if (n == 900'000) throw std::runtime_error("went on");
+    return n;
+  });
+  JobOptions options;
+  options.cancelled = &cancelled;
+  EXPECT_EQ(code_of(engine->run({node}, options)[0].error), Code::task_cancelled);
+  EXPECT_EQ(engine->counters().tasks, 1U);
+}
+
+TEST_P(EngineTest, TellsTasksTheBatchTheyBelongTo) {
+  const EnginePtr engine = make();
+  JobOptions options;
+  options.batch = Time(std::chrono::seconds(7));
+  const NodePtr node = mapped(numbers(1, 1), [](Number) {
+    return Number{TaskContext::current()->batch_time().time_since_epoch() / std::chrono::seconds(1)};
+  });
+  EXPECT_EQ(values_of(engine->run({node}, options)[0]), Numbers{7});
+}
+
+TEST(Engine, RefusesNumbersOfPartitionsThatKeysCannotHave) {
+  HandRuntime runtime;
+  const auto engine = std::make_shared<Engine>(runtime, EngineOptions{});
+  EXPECT_THROW(moved(engine, numbers(1, 1), 0), Error);
+  EXPECT_THROW(moved(engine, numbers(1, 1), 1025), Error);
+  EXPECT_EQ(run(engine, moved(engine, numbers(2000, 1), 1024)).size(), 2000U);
+}
+
+TEST(Engine, LeavesACoreForTasks) {
+  HandRuntime runtime;
+  const auto engine = std::make_shared<Engine>(runtime, EngineOptions{.cores = 3});
+  engine->reserve_cores(2);
+  EXPECT_THROW(engine->reserve_cores(1), Error);
+  engine->reserve_cores(-2);
+  engine->reserve_cores(1);
+  EXPECT_EQ(run(engine, numbers(100, 10)), iota(100));
+}
+
+TEST(Engine, ComputesAgainWhatIsDamagedOnDisk) {
+  Simulation sim(1);
+  sim.run([&] {
+    EngineOptions options;
+    options.blocks.spill_directory = "/spill";
+    const auto engine = std::make_shared<Engine>(sim, options);
+    const std::uint64_t accumulator = engine->next_id();
+    const NodePtr cached = make_cached(*engine, counted(numbers(1000, 4), accumulator), Keep::disk);
+    EXPECT_EQ(run(engine, cached), iota(1000));
+    const auto directories = sim.files().list("/spill");
+    ASSERT_EQ(directories->size(), 1U);
+    const auto files = sim.files().list(directories->front().path);
+    ASSERT_EQ(files->size(), 4U);
+    sim.files().create(files->at(1).path)->append(std::string("SLU1 and nothing that fits"));
+    sim.files().remove(files->at(2).path);
+    EXPECT_EQ(run(engine, cached), iota(1000));
+    EXPECT_EQ(engine->blocks().counters().damaged, 2U);
+    EXPECT_EQ(run(engine, cached), iota(1000));  // cached again
+    const std::int64_t computed = engine->accumulated(accumulator);
+    EXPECT_EQ(run(engine, cached), iota(1000));
+    EXPECT_EQ(engine->accumulated(accumulator), computed);
+  });
+}
+
+TEST(Engine, SurvivesAFullDisk) {
+  for (std::uint64_t seed = 0; seed < 30; ++seed) {
+    Simulation sim(seed, {.write_failure = 0.5});
+    sim.run([&] {
+      EngineOptions options;
+      options.cores = 3;
+      options.blocks.memory_bytes = 20'000;
+      options.blocks.spill_directory = "/spill";
+      const auto engine = std::make_shared<Engine>(sim, options);
+      const NodePtr cached = make_cached(*engine, numbers(8000, 8), Keep::memory_and_disk);
+      for (int action = 0; action < 3; ++action) EXPECT_EQ(run(engine, cached), iota(8000)) << "seed " << seed;
+    });
+  }
+}
+
+TEST(Engine, GivesTheSameInEveryInterleaving) {
+  std::vector<Pair> expected;
+  for (std::uint64_t seed = 0; seed < 100; ++seed) {
+    Simulation sim(seed);
+    sim.run([&] {
+      EngineOptions options;
+      options.cores = 1 + seed % 4;
+      options.blocks.memory_bytes = seed % 2 == 0 ? 10'000 : 1 << 20;
+      options.blocks.spill_directory = "/spill";
+      const auto engine = std::make_shared<Engine>(sim, options);
+      const NodePtr cached = make_cached(*engine, moved(engine, numbers(4000, 4), 5), static_cast<Keep>(1 + seed % 3));
+      const NodePtr sums = summed(engine, make_union(named("union"), {cached, cached}, UnionBody::How::append), 3);
+      const auto results = engine->run({sums, cached});
+      if (expected.empty()) expected = values_of<Pair>(results[0]);
+      EXPECT_EQ(values_of<Pair>(results[0]), expected) << "seed " << seed;
+      EXPECT_EQ(values_of(results[1]).size(), 4000U);
+    });
+  }
+}
+
+TEST(Engine, RunsJobsOfSeveralThreadsThatShareNodes) {
+  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+    Simulation sim(seed);
+    sim.run([&] {
+      EngineOptions options;
+      options.cores = 2;
+      options.blocks.memory_bytes = 8'000;
+      const auto engine = std::make_shared<Engine>(sim, options);
+      const NodePtr cached = make_cached(*engine, numbers(2000, 4), Keep::memory);
+      const NodePtr shuffled = moved(engine, cached, 1);
+      std::vector<std::unique_ptr<Thread>> threads;
+      for (int t = 0; t < 3; ++t) {
+        threads.push_back(sim.spawn("job" + std::to_string(t), [&] {
+          for (int action = 0; action < 3; ++action) {
+            EXPECT_EQ(run(engine, shuffled), iota(2000)) << "seed " << seed;
+            EXPECT_EQ(run(engine, cached), iota(2000)) << "seed " << seed;
+          }
+        }));
+      }
+      for (const auto& thread : threads) thread->join();
+    });
+  }
+}
+
+/// group_by_key of text values: memory follows the text, not its square.
+TEST(Engine, GroupsManyTextValuesOfOneKey) {
+  HandRuntime runtime;
+  const auto engine = std::make_shared<Engine>(runtime, EngineOptions{});
+  using Row = std::pair<Number, std::string_view>;
+  using Group = std::pair<Number, std::vector<std::string_view>>;
+  using Combine = GroupCombine<std::string_view>;
+  static const std::string text(50, 't');
+  const NodePtr rows = mapped<Row>(numbers(20'000, 2), [](Number) { return Row(1, text); });
+  const auto info = named("group_by_key");
+  const NodePtr groups = make_shuffled(
+      *engine, info, type_ops<Group>(), rows,
+      ship<ShuffleKernel, CombineKernel<Number, std::string_view, std::vector<std::string_view>, Combine>>(
+          *info, Fn<Combine>{}),
+      1, true);
+  const JobResult result = engine->run({groups})[0];
+  const auto groups_made = values_of<Group>(result);
+  ASSERT_EQ(groups_made.size(), 1U);
+  EXPECT_EQ(groups_made[0].second, std::vector<std::string_view>(20'000, text));
+  std::size_t bytes = 0;
+  for (const BucketPtr& bucket : engine->shuffles().get(std::get<ShuffledBody>(groups->body).lease->id, 0)) {
+    bytes += bucket->bytes();
+  }
+  EXPECT_LT(bytes, 8U << 20);
+}
+
+// ---- Turns
+
+TEST(Turns, PlanWhatTheirFunctionsAskForTogether) {
+  HandRuntime runtime;
+  const auto engine = std::make_shared<Engine>(runtime, EngineOptions{});
+  const std::uint64_t accumulator = engine->next_id();
+  const NodePtr shared = counted(numbers(100, 2), accumulator);
+  std::string order;
+  std::size_t records = 0;
+  const auto ask = [&](char name) {
+    return [&, name] {
+      order += name;
+      for (const RestedPtr& partition : Turns::collect(*engine, shared)) records += partition->count();
+      order += name;
+    };
+  };
+  Turns turns(*engine, {});
+  const auto errors = turns.run({ask('a'), ask('b'), [&] { order += 'c'; }, ask('d')});
+  EXPECT_EQ(order, "abcdabd");
+  EXPECT_EQ(records, 300U);
+  EXPECT_EQ(engine->accumulated(accumulator), 100);
+  EXPECT_EQ(engine->counters().jobs, 1U);
+  EXPECT_EQ(errors, std::vector<std::exception_ptr>(4));
+}
+
+TEST(Turns, GiveEachFunctionItsOwnError) {
+  HandRuntime runtime;
+  const auto engine = std::make_shared<Engine>(runtime, EngineOptions{});
+  const NodePtr good = numbers(10, 1);
+  const NodePtr bad = mapped(good, [](Number n) -> Number {
+    if (n >= 0) throw std::runtime_error("bad");
+    return n;
+  });
+  bool went_on = false;
+  bool caught = false;
+  Turns turns(*engine, {});
+  const auto errors = turns.run({[&] {
+                                   Turns::collect(*engine, good);
+                                   went_on = true;
+                                 },
+                                 [&] { Turns::collect(*engine, bad); }, [] { throw std::runtime_error("mine"); },
+                                 [&] {
+                                   try {
+                                     Turns::collect(*engine, bad);
+                                   } catch (const Error&) {
+                                     caught = true;
+                                   }
+                                   Turns::collect(*engine, good);
+                                 }});
+  EXPECT_TRUE(went_on);
+  EXPECT_TRUE(caught);
+  EXPECT_EQ(errors[0], nullptr);
+  EXPECT_EQ(code_of(errors[1]), Code::task_failed);
+  EXPECT_EQ(text_of(errors[2]), "mine");
+  EXPECT_EQ(errors[3], nullptr);
+}
+
+TEST(Turns, MayBeTakenInsideATurn) {
+  HandRuntime runtime;
+  const auto engine = std::make_shared<Engine>(runtime, EngineOptions{});
+  std::size_t records = 0;
+  EXPECT_FALSE(Turns::playing());
+  Turns turns(*engine, {});
+  const auto errors = turns.run({[&] {
+    EXPECT_TRUE(Turns::playing());
+    Turns inner(*engine, {});
+    const auto inner_errors = inner.run({[&] { records += Turns::collect(*engine, numbers(5, 1))[0]->count(); },
+                                         [&] { records += Turns::collect(*engine, numbers(6, 1))[0]->count(); }});
+    EXPECT_EQ(inner_errors, std::vector<std::exception_ptr>(2));
+    records += Turns::collect(*engine, numbers(7, 1))[0]->count();
+  }});
+  EXPECT_EQ(errors[0], nullptr);
+  EXPECT_EQ(records, 18U);
+  EXPECT_FALSE(Turns::playing());
+}
+
+TEST(Turns, AreNotNeededToCollect) {
+  HandRuntime runtime;
+  const auto engine = std::make_shared<Engine>(runtime, EngineOptions{});
+  EXPECT_EQ(Turns::collect(*engine, numbers(5, 1))[0]->count(), 5U);
+}
+
+}  // namespace
+}  // namespace sluice::detail

@@ -1,0 +1,91 @@
+// Random operator graphs against a model, with threads and in the simulation.
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "sluice/testkit/simulation.h"
+#include "sluice/testkit/testing.h"
+#include "tests/sim/random_graph.h"
+
+namespace sluice::testing {
+namespace {
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr std::uint64_t inputs_a_graph = 5;
+constexpr std::uint64_t simulated_seeds = 60;
+#else
+constexpr std::uint64_t inputs_a_graph = 100;
+constexpr std::uint64_t simulated_seeds = 1000;
+#endif
+constexpr std::uint64_t graphs = 50;
+constexpr std::size_t batches = 6;
+
+// As a multiset, batch by batch.
+void expect_model(const std::vector<Batches>& expected, std::vector<Batches> got) {
+  ASSERT_EQ(got.size(), expected.size());
+  for (std::size_t o = 0; o < got.size(); ++o) {
+    ASSERT_EQ(got[o].size(), expected[o].size()) << "output " << o;
+    for (std::size_t b = 0; b < got[o].size(); ++b) {
+      std::sort(got[o][b].begin(), got[o][b].end());
+      ASSERT_EQ(got[o][b], expected[o][b]) << "output " << o << ", batch " << b;
+    }
+  }
+}
+
+class RandomGraph : public ::testing::TestWithParam<std::uint64_t> {};
+
+TEST_P(RandomGraph, GivesWhatTheModelGivesInOneOrderWhateverTheThreads) {
+  Random random(GetParam());
+  const Graph graph = random_graph(random);
+  SCOPED_TRACE("graph " + std::to_string(GetParam()) + ":\n" + to_string(graph));
+  for (std::uint64_t i = 0; i < inputs_a_graph; ++i) {
+    SCOPED_TRACE("input " + std::to_string(i));
+    const auto inputs = random_inputs(graph, batches, random);
+    const auto expected = model(graph, inputs, batches);
+    std::vector<Batches> in_order;
+    for (const std::size_t cores : {1, 2, 4}) {
+      SCOPED_TRACE("local[" + std::to_string(cores) + "]");
+      StreamTestOptions options{.partitions = 1 + i % 3, .cores = cores, .hash_seed = i};
+      options.encode_tasks = options.check_views = (i + cores) % 3 == 0;
+      const auto got = run_engine(graph, inputs, batches, options, i % 4 == 0);
+      if (cores == 1) in_order = got;
+      ASSERT_EQ(got, in_order);
+      expect_model(expected, got);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, RandomGraph, ::testing::Range(std::uint64_t{1}, graphs + 1));
+
+// Returns the trace.
+std::uint64_t simulate(std::uint64_t seed) {
+  Random random(seed);
+  const Graph graph = random_graph(random);
+  SCOPED_TRACE("graph:\n" + to_string(graph));
+  const std::size_t few = 4;
+  const auto inputs = random_inputs(graph, few, random);
+  Simulation sim(seed);
+  std::vector<Batches> got;
+  sim.run([&] {
+    StreamTestOptions options{.partitions = 1 + seed % 3, .cores = 1 + seed % 4, .runtime = &sim, .hash_seed = seed};
+    options.encode_tasks = options.check_views = seed % 2 == 0;
+    got = run_engine(graph, inputs, few, options, false);
+  });
+  expect_model(model(graph, inputs, few), got);
+  return sim.trace_hash();
+}
+
+TEST(RandomGraphSimulated, GivesWhatTheModelGivesForEverySeed) {
+  for (std::uint64_t seed = 1; seed <= simulated_seeds; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    const std::uint64_t trace = simulate(seed);
+    if (seed % 100 == 0) {
+      EXPECT_EQ(simulate(seed), trace);
+    }
+    if (HasFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace sluice::testing
