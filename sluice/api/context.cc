@@ -23,7 +23,7 @@ std::size_t cores_of(const std::string& master) {
 
 }  // namespace
 
-Context::Context(ContextOptions options) {
+Context::Context(const ContextOptions& options) {
   detail::SettingsReader settings;
   app_ = settings.text("app", options.app, "sluice");
   detail::EngineOptions engine;

@@ -54,7 +54,7 @@ using MemoryBlock = detail::MemoryBlock;
 class Context {
  public:
   /// Errors: SLU-114 a setting that can't be understood.
-  explicit Context(ContextOptions options = {});
+  explicit Context(const ContextOptions& options = {});
 
   /// The records of `values`, cut into `partitions` (0: the default) equal runs.
   template <class T>

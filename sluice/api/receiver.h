@@ -60,6 +60,7 @@ class ReceiverContext : public detail::ReceiverChannel {
   /// RC-03). Waits while the byte budget is used up. False when the stream stops; nothing is taken then.
   bool store(std::span<const T> records) {
     if (records.empty()) return !stopped();
+    seal();  // records come in the order of storing
     auto block = std::make_shared<detail::RestedRecords>(type_ops<T>());
     block->append(records.data(), records.size());
     return this->store_block(source_of(block), block->bytes(), block->count());
@@ -71,6 +72,7 @@ class ReceiverContext : public detail::ReceiverChannel {
     requires std::is_same_v<T, std::string_view>
   {
     const std::size_t bytes = block.bytes.size();
+    seal();
     return this->store_block(detail::ship<detail::Source, detail::MemoryTextSource>(info_, std::move(block)), bytes, 0);
   }
 

@@ -32,7 +32,7 @@ detail::DriverOptions driver_options(const StreamingOptions& options) {
 
 }  // namespace
 
-StreamingContext::StreamingContext(const Context& context, StreamingOptions options)
+StreamingContext::StreamingContext(const Context& context, const StreamingOptions& options)
     : context_(context), driver_(std::make_shared<detail::Driver>(context.engine(), driver_options(options))) {}
 
 DStream<std::string_view> StreamingContext::socket_text_stream(const std::string& host, std::uint16_t port,

@@ -115,7 +115,7 @@ class QueueInput : public Input {
 class StreamingContext {
  public:
   /// Errors: SLU-114, SLU-109 (an interval under 1 ms).
-  StreamingContext(const Context& context, StreamingOptions options);
+  StreamingContext(const Context& context, const StreamingOptions& options);
 
   /// The batch side, for RDDs to join or broadcast (SC-07).
   const Context& context() const { return context_; }

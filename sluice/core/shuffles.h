@@ -122,7 +122,7 @@ class CombineKernel : public ShuffleKernel {
       const auto* in = static_cast<const std::pair<K, V>*>(records);
       std::size_t i = 0;
       try {
-        push_all(in, count, i);
+        for (; i < count; i += probe_block) push_block(in + i, std::min(probe_block, count - i));
       } catch (...) {
         rethrow_at_record(at_, done_ + i);
       }
@@ -141,42 +141,27 @@ class CombineKernel : public ShuffleKernel {
     }
 
    private:
-    // A record whose look-up is under way: hashed and slot prefetched, then entry prefetched, then looked up, each step
-    // `prefetch_ahead` records after the one before, so that cache misses overlap.
-    struct Coming {
-      std::uint64_t hash;
-      typename Traits::Kept key;
-      Table* table;
-    };
-
-    void push_all(const std::pair<K, V>* in, std::size_t count, std::size_t& done) {
+    // All hashes first, then slots and entries are prefetched, then looked up: the cache misses overlap.
+    void push_block(const std::pair<K, V>* in, std::size_t count) {
       if constexpr (std::is_same_v<typename Traits::Kept, Text> && !is_text_key_v<K>) {
         // Keys kept as codec bytes share one scratch buffer.
-        for (; done < count; ++done) {
-          const Text key = Traits::probe(in[done].first, scratch_);
+        for (std::size_t i = 0; i < count; ++i) {
+          const Text key = Traits::probe(in[i].first, scratch_);
           const std::uint64_t hash = Traits::hash(key, seed_);
-          add(tables_[partition_of_hash(hash, tables_.size())], hash, key, in[done].second);
+          add(tables_[partition_of_hash(hash, tables_.size())], hash, key, in[i].second);
         }
       } else {
-        const auto coming = [this](std::size_t i) -> Coming& { return coming_[i % coming_.size()]; };
-        for (std::size_t i = 0; done < count; ++i) {
-          if (i < count) {
-            Coming& made = coming(i);
-            made.key = Traits::probe(in[i].first, scratch_);
-            made.hash = Traits::hash(made.key, seed_);
-            made.table = &tables_[partition_of_hash(made.hash, tables_.size())];
-            made.table->prefetch_slot(made.hash);
-          }
-          if (i >= prefetch_ahead && i < count + prefetch_ahead) {
-            const Coming& next = coming(i - prefetch_ahead);
-            next.table->prefetch_entry(next.hash);
-          }
-          if (i >= 2 * prefetch_ahead) {
-            const Coming& next = coming(done);
-            add(*next.table, next.hash, next.key, in[done].second);
-            ++done;
-          }
+        std::array<std::uint64_t, probe_block> hashes;
+        std::array<Table*, probe_block> tables;
+        std::array<typename Traits::Kept, probe_block> keys;
+        for (std::size_t i = 0; i < count; ++i) {
+          keys[i] = Traits::probe(in[i].first, scratch_);
+          hashes[i] = Traits::hash(keys[i], seed_);
+          tables[i] = &tables_[partition_of_hash(hashes[i], tables_.size())];
+          tables[i]->prefetch_slot(hashes[i]);
         }
+        for (std::size_t i = 0; i < count; ++i) tables[i]->prefetch_entry(hashes[i]);
+        for (std::size_t i = 0; i < count; ++i) add(*tables[i], hashes[i], keys[i], in[i].second);
       }
     }
     void add(Table& table, std::uint64_t hash, const typename Traits::Kept& key, const V& value) {
@@ -196,7 +181,6 @@ class CombineKernel : public ShuffleKernel {
     const std::uint64_t seed_;
     std::uint64_t done_ = 0;
     [[no_unique_address]] typename Traits::Scratch scratch_;
-    std::array<Coming, std::bit_ceil(2 * prefetch_ahead + 1)> coming_;
     std::vector<Table> tables_;
   };
 

@@ -157,7 +157,7 @@ std::string BlockStore::path_of(const BlockId& id) const {
   return options_.spill_directory + "/block-" + std::to_string(id.owner) + "-" + std::to_string(id.index);
 }
 
-void BlockStore::put(const BlockId& id, RestedPtr records, Keep level) {
+void BlockStore::put(const BlockId& id, const RestedPtr& records, Keep level) {
   const std::size_t bytes = records->bytes();
   const bool at_once = has_disk(level) && (level == Keep::disk || bytes > options_.memory_bytes);
   if (has(id)) return;

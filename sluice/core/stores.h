@@ -91,7 +91,7 @@ class BlockStore {
   /// Keeps `records`, unless `id` is there already. Keep::disk, and what is larger than the whole budget and may go to
   /// disk, is written at once and not kept in memory. What cannot be written stays in memory, over the budget: some
   /// records cannot be made again.
-  void put(const BlockId& id, RestedPtr records, Keep level);
+  void put(const BlockId& id, const RestedPtr& records, Keep level);
   /// nullptr when it is not there (any more). Reads it back from disk where it lies there.
   RestedPtr get(const BlockId& id);
   bool has(const BlockId& id);

@@ -32,31 +32,23 @@ inline constexpr bool reads_beyond = true;
 #endif
 
 inline ShortWords short_words(const char* p, std::size_t size) {
-  char bytes[16] = {};
-  const auto length = static_cast<std::uint32_t>(size);
 #if defined(__SSE2__)
-  // Reading past the end is safe inside a page: the kernel maps whole pages. Sanitizers do not know that.
+  // Reading past the end is safe inside a page: the kernel maps whole pages. Sanitizers do not know that. An empty text
+  // may lie nowhere at all.
   if (reads_beyond && size != 0 && (reinterpret_cast<std::uintptr_t>(p) & 4095U) <= 4096U - 16U) {
-    static constexpr std::uint64_t keep[13][2] = {
-        {0, 0},
-        {0xff, 0},
-        {0xffff, 0},
-        {0xffffff, 0},
-        {0xffffffff, 0},
-        {0xffffffffff, 0},
-        {0xffffffffffff, 0},
-        {0xffffffffffffff, 0},
-        {~0ULL, 0},
-        {~0ULL, 0xff},
-        {~0ULL, 0xffff},
-        {~0ULL, 0xffffff},
-        {~0ULL, 0xffffffff},
-    };
-    const std::uint64_t a = load64(p) & keep[size][0];
-    const std::uint64_t b = load64(p + 8) & keep[size][1];
-    return {length | (a << 32), (a >> 32) | (b << 32)};
+    asm("" : "+r"(p));  // the compiler must not see how large the text is
+    // From here + 16 - n on: n bytes to keep.
+    alignas(64) static constexpr std::uint64_t keep[4] = {~0ULL, ~0ULL, 0, 0};
+    const char* const mask = reinterpret_cast<const char*>(keep) + 16 - size;
+    const __m128i bytes = _mm_and_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)),
+                                        _mm_loadu_si128(reinterpret_cast<const __m128i*>(mask)));
+    const __m128i words = _mm_or_si128(_mm_slli_si128(bytes, 4), _mm_cvtsi32_si128(static_cast<int>(size)));
+    return {static_cast<std::uint64_t>(_mm_cvtsi128_si64(words)),
+            static_cast<std::uint64_t>(_mm_cvtsi128_si64(_mm_unpackhi_epi64(words, words)))};
   }
 #endif
+  char bytes[16] = {};
+  const auto length = static_cast<std::uint32_t>(size);
   if (size != 0) std::memcpy(bytes, p, size);
   const std::uint64_t a = load64(bytes);
   const std::uint64_t b = load64(bytes + 8);

@@ -318,7 +318,7 @@ void Driver::stop_inputs() {
   }
 }
 
-void Driver::end(std::exception_ptr error) {
+void Driver::end(const std::exception_ptr& error) {
   engine_->reserve_cores(-receivers_);
   if (!options_.checkpoint.empty()) {
     ActiveDirectories& active = active_directories();
@@ -425,7 +425,7 @@ std::vector<OutputInfo> Driver::run_outputs(Time time, std::exception_ptr& error
   for (Due& output : due) {
     if (output.error != nullptr) continue;
     playing.push_back(&output);
-    functions.push_back([this, &output, time] { outputs_[output.id].function(output.node, time); });
+    functions.emplace_back([this, &output, time] { outputs_[output.id].function(output.node, time); });
   }
   const std::vector<std::exception_ptr> errors = Turns(*engine_, options).run(std::move(functions));
   for (std::size_t i = 0; i < playing.size(); ++i) playing[i]->error = errors[i];

@@ -128,7 +128,7 @@ class Driver {
   void tell_receiver_events();
   template <class Tell>
   void tell(const Tell& tell);
-  void end(std::exception_ptr error);
+  void end(const std::exception_ptr& error);
   void stop_inputs();
 
   const std::shared_ptr<Engine> engine_;

@@ -7,7 +7,7 @@
 namespace sluice::detail {
 
 std::unique_ptr<Input> make_socket_text_input(Engine&, std::shared_ptr<ReceiverBudget> budget,
-                                              SocketTextOptions options) {
+                                              const SocketTextOptions& options) {
   TextReceiverOptions receiver;
   receiver.name = "socket";
   receiver.restart_delay = options.restart_delay;

@@ -43,6 +43,6 @@ struct SocketTextOptions {
 /// Threads:   call anywhere; one receiver thread from `start` on, and one core.
 /// Errors:    all are told as receiver errors, then the connection is made again.
 std::unique_ptr<Input> make_socket_text_input(Engine& engine, std::shared_ptr<ReceiverBudget> budget,
-                                              SocketTextOptions options);
+                                              const SocketTextOptions& options);
 
 }  // namespace sluice::detail

@@ -386,8 +386,7 @@ class WindowStateKernel : public ZipKernel {
         table.for_each_prefetched(
             count, [in](std::size_t i) { return in[i].hash; },
             [&](std::size_t i) {
-              const std::uint32_t index =
-                  table.find_or_insert(in[i].hash, in[i].key, [] { return Entry{}; }).first;
+              const std::uint32_t index = table.find_or_insert(in[i].hash, in[i].key, [] { return Entry{}; }).first;
               delta_.changes.emplace_back(typename State::Change{index, in[i].value});
             });
       }
@@ -437,7 +436,7 @@ class WindowStateKernel : public ZipKernel {
     }
     void undo() {
       auto& state = *state_;
-      while (undo_.size() > 0) {
+      while (!undo_.empty()) {
         state.table[undo_.back().index].value = undo_.back().entry;
         undo_.pop_back();
       }

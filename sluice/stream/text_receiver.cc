@@ -36,7 +36,7 @@ TextReceiverChannel::TextReceiverChannel(Engine& engine, std::shared_ptr<Receive
                                          Duration block_interval, TextReadOptions options)
     : ReceiverChannel(engine, std::move(budget), block_interval), options_(options), next_bytes_(buffer_bytes_min) {}
 
-void TextReceiverChannel::receive(std::shared_ptr<Connection> connection) {
+void TextReceiverChannel::receive(const std::shared_ptr<Connection>& connection) {
   {
     const std::lock_guard lock(mutex_);
     connection_ = connection;
@@ -167,7 +167,7 @@ void TextReceiverChannel::seal_until(Time time) {
   put_block(ship<Source, ReceivedTextSource>(OperatorInfo{}, block, options_), bytes, 0, last.time);
 }
 
-std::unique_ptr<Input> make_text_receiver(std::shared_ptr<ReceiverBudget> budget, TextReceiverOptions options,
+std::unique_ptr<Input> make_text_receiver(std::shared_ptr<ReceiverBudget> budget, const TextReceiverOptions& options,
                                           std::function<void(TextReceiverChannel&)> body) {
   const ReceiverInput::Options receiver{options.restart_delay, options.block_interval};
   return std::make_unique<ReceiverInput>(

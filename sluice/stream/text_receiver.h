@@ -41,7 +41,7 @@ class TextReceiverChannel : public ReceiverChannel {
 
   /// Reads the connection to its end; the unfinished line there becomes a line. Returns early when the stream is
   /// stopped, which closes the connection. Errors: SLU-402 of the connection; what came before is kept.
-  void receive(std::shared_ptr<Connection> connection);
+  void receive(const std::shared_ptr<Connection>& connection);
 
   Runtime& runtime() { return engine_.runtime(); }
   void request_stop() override;
@@ -88,7 +88,7 @@ struct TextReceiverOptions {
 };
 
 /// An input of text lines whose receiver runs `body`, which connects and calls `receive`, as `ReceiverInput` says.
-std::unique_ptr<Input> make_text_receiver(std::shared_ptr<ReceiverBudget> budget, TextReceiverOptions options,
+std::unique_ptr<Input> make_text_receiver(std::shared_ptr<ReceiverBudget> budget, const TextReceiverOptions& options,
                                           std::function<void(TextReceiverChannel&)> body);
 
 }  // namespace sluice::detail
