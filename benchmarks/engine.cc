@@ -96,8 +96,8 @@ Sample run_events(const EventData& events, const Plan& plan, const Counted& coun
         for (std::size_t t = 0; t < plan.threads; ++t) {
           const std::size_t begin = events.events_a_batch * t / plan.threads;
           const std::size_t end = events.events_a_batch * (t + 1) / plan.threads;
-          blocks.push_back({events.pages.owner(),
-                            {reinterpret_cast<const char*>(all + begin), (end - begin) * sizeof(Event)}});
+          blocks.push_back(
+              {events.pages.owner(), {reinterpret_cast<const char*>(all + begin), (end - begin) * sizeof(Event)}});
         }
         return context.record_blocks<Event>(std::move(blocks));
       },
@@ -112,9 +112,9 @@ auto words_of(const sluice::DStream<std::string_view>& lines) {
 class SmallWordCount {
  public:
   explicit SmallWordCount(sluice::Duration interval) : stream(2, interval) {
-    words_of(stream.ssc.queue_stream(queue))
-        .reduce_by_key(std::plus{})
-        .foreach_rdd([this](const auto& counts) { words_ += counts.count(); });
+    words_of(stream.ssc.queue_stream(queue)).reduce_by_key(std::plus{}).foreach_rdd([this](const auto& counts) {
+      words_ += counts.count();
+    });
   }
   void push(const std::shared_ptr<const std::string>& text) {
     queue.push(stream.context.text_blocks({{text, std::string_view(*text)}}));

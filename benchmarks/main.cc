@@ -109,11 +109,15 @@ std::vector<Workload> make_workloads(const Options& options) {
       workloads.push_back({name, what, text->lines_a_batch, text->lines_a_batch * TextData::line_bytes,
                            [=] { return loop(*text); }, [=] { return engine(*text); }});
     };
-    add("W1", "grep: filter, count", [=](const TextData& t) { return loop_grep(t, plan); },
+    add(
+        "W1", "grep: filter, count", [=](const TextData& t) { return loop_grep(t, plan); },
         [=](const TextData& t) { return engine_grep(t, plan); });
-    add("W2", "word count a batch", [=](const TextData& t) { return loop_word_count(t, plan); },
+    add(
+        "W2", "word count a batch", [=](const TextData& t) { return loop_word_count(t, plan); },
         [=](const TextData& t) { return engine_word_count(t, plan); });
-    add("W3", "word count, window of 30 batches", [=](const TextData& t) { return loop_window(t, window_plan, window); },
+    add(
+        "W3", "word count, window of 30 batches",
+        [=](const TextData& t) { return loop_window(t, window_plan, window); },
         [=](const TextData& t) { return engine_window(t, window_plan, window); });
   }
   if (options.wants("W4") || options.wants("W4full")) {
@@ -176,14 +180,15 @@ std::vector<Figure> measure_figures(const Options& options) {
 // ---- Output
 
 void print_row(const Row& row, bool json) {
-  const auto bytes = static_cast<double>(row.workload->bytes_a_batch) /
-                     static_cast<double>(row.workload->records_a_batch);
+  const auto bytes =
+      static_cast<double>(row.workload->bytes_a_batch) / static_cast<double>(row.workload->records_a_batch);
   if (json) {
-    std::printf("{\"workload\":\"%s\",\"loop_records_s\":%.0f,\"engine_records_s\":%.0f,\"loop_MB_s\":%.1f,"
-                "\"engine_MB_s\":%.1f,\"loop_cpu_ns\":%.2f,\"engine_cpu_ns\":%.2f,\"ratio\":%.3f,\"cpu_ratio\":%.3f}\n",
-                row.workload->name.c_str(), row.loop.records_per_second, row.engine.records_per_second,
-                row.loop.records_per_second * bytes / 1e6, row.engine.records_per_second * bytes / 1e6,
-                row.loop.cpu_ns_per_record, row.engine.cpu_ns_per_record, row.ratio, row.cpu_ratio);
+    std::printf(
+        "{\"workload\":\"%s\",\"loop_records_s\":%.0f,\"engine_records_s\":%.0f,\"loop_MB_s\":%.1f,"
+        "\"engine_MB_s\":%.1f,\"loop_cpu_ns\":%.2f,\"engine_cpu_ns\":%.2f,\"ratio\":%.3f,\"cpu_ratio\":%.3f}\n",
+        row.workload->name.c_str(), row.loop.records_per_second, row.engine.records_per_second,
+        row.loop.records_per_second * bytes / 1e6, row.engine.records_per_second * bytes / 1e6,
+        row.loop.cpu_ns_per_record, row.engine.cpu_ns_per_record, row.ratio, row.cpu_ratio);
   } else {
     std::printf("%-7s %-33s %8.2f %8.2f %9.0f %9.0f %9.1f %9.1f %7.2f %7.2f\n", row.workload->name.c_str(),
                 row.workload->what.c_str(), row.loop.records_per_second / 1e6, row.engine.records_per_second / 1e6,

@@ -4,7 +4,8 @@ find_package(Python3 REQUIRED COMPONENTS Interpreter)
 include(GoogleTest)
 
 # sluice_test(<target> <label> <libraries> <sources...>): one gtest program. A source whose first line is `// own main`,
-# and each process_test.cc, is a program of its own; one with an `int main` is one test for ctest.
+# and each process_test.cc, is a program of its own; one with an `int main` is one test for ctest. `// own main, slow`
+# gives it the label slow instead.
 function(sluice_test target label libraries)
   set(shared "")
   foreach(source IN LISTS ARGN)
@@ -12,7 +13,11 @@ function(sluice_test target label libraries)
     if(first MATCHES "^// own main" OR source MATCHES "/process_test\\.cc$")
       cmake_path(GET source STEM stem)
       string(REGEX REPLACE "_test$" "" own ${target})
-      sluice_gtest(${own}_${stem} ${label} "${libraries}" ${source})
+      set(own_label ${label})
+      if(first MATCHES "^// own main, slow")
+        set(own_label slow)
+      endif()
+      sluice_gtest(${own}_${stem} ${own_label} "${libraries}" ${source})
     else()
       list(APPEND shared ${source})
     endif()
@@ -36,7 +41,12 @@ function(sluice_gtest target label libraries)
   endforeach()
   target_link_libraries(${target} PRIVATE GTest::gmock_main)
   string(REGEX REPLACE "^sluice_|_test$" "" prefix ${target})
-  gtest_discover_tests(${target} DISCOVERY_MODE PRE_TEST TEST_PREFIX ${prefix}. PROPERTIES LABELS ${label} TIMEOUT 120)
+  set(seconds 120)
+  if(label STREQUAL slow)
+    set(seconds 600)
+  endif()
+  gtest_discover_tests(${target} DISCOVERY_MODE PRE_TEST TEST_PREFIX ${prefix}.
+                       PROPERTIES LABELS ${label} TIMEOUT ${seconds})
 endfunction()
 
 function(sluice_python_test name label)

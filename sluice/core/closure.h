@@ -147,8 +147,17 @@ struct Fn {
     if constexpr (is_with<F>::value) {
       Fn<decltype(f.function)>{f.function}.check(info);
     } else if constexpr (!is_function_pointer_v<F> && !std::is_empty_v<F>) {
-      check_captures(&f, sizeof(F), info);
+      F copy = f;
+      clear_padding(copy);
+      check_captures(&copy, sizeof(F), info);
     }
+  }
+  // What lies between the captures is left over from other uses of the memory: it may look like a pointer, and would make
+  // the bytes of equal functions differ.
+  static void clear_padding([[maybe_unused]] F& copy) {
+#if __has_builtin(__builtin_clear_padding)
+    if constexpr (std::is_trivially_copyable_v<F>) __builtin_clear_padding(&copy);  // see is_plain_function_v
+#endif
   }
   void encode_function(Encoder& out) const {
     if constexpr (is_with<F>::value) {
@@ -157,7 +166,9 @@ struct Fn {
     } else if constexpr (is_function_pointer_v<F>) {
       encode_function_address(reinterpret_cast<const void*>(f), out);
     } else if constexpr (!std::is_empty_v<F>) {
-      out.bytes(&f, sizeof(F));
+      F copy = f;
+      clear_padding(copy);
+      out.bytes(&copy, sizeof(F));
     }
   }
   static Fn decode_function(Decoder& in) {

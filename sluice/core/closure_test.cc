@@ -6,8 +6,10 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -158,6 +160,24 @@ TEST(Captures, OfNumbersAreAllowed) {
                                std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
     EXPECT_FALSE(refused({std::bit_cast<std::uint64_t>(special)})) << special;
   }
+}
+
+// Memory in which pointers lay before: they show in the padding of what is made there.
+TEST(Captures, AreNotConfusedWithWhatLiesBetweenThem) {
+  const char separator = ';';
+  const double factor = 2.5;
+  const std::array<char, 10> name{"ten bytes"};
+  const auto function = [separator, factor, name](int n) { return n + separator + name[0] + static_cast<int>(factor); };
+  const auto on_the_heap = std::make_unique<int>(3);
+  using Function = std::remove_const_t<decltype(function)>;
+  alignas(Function) std::array<char, sizeof(Function)> memory;
+  for (std::size_t i = 0; i + 8 <= memory.size(); i += 8) {
+    const std::uint64_t pointer = address(on_the_heap.get());
+    std::memcpy(memory.data() + i, &pointer, 8);
+  }
+  const Function* const made = ::new (memory.data()) Function(function);
+  EXPECT_EQ(arrived(bytes_of(shipped(*made)))->call(4), "result " + std::to_string(function(4)));
+  EXPECT_EQ(bytes_of(shipped(*made)), bytes_of(shipped(function)));
 }
 
 TEST(Captures, AreCheckedWhereTheOperatorIsDeclared) {

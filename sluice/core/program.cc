@@ -78,14 +78,12 @@ const char* intern(const std::string& text) {
 
 void encode_info(const OperatorInfo& info, Encoder& out) {
   encode(info.name, out);
-  encode(std::string_view(info.where.file_name()), out);
-  encode<std::uint32_t>(info.where.line(), out);
+  encode_place(info.where, out);
 }
 
 OperatorInfoPtr decode_info(Decoder& in) {
   auto name = decode<std::string>(in);
-  const char* file = intern(decode<std::string>(in));
-  return std::make_shared<const OperatorInfo>(OperatorInfo{std::move(name), Place(file, decode<std::uint32_t>(in))});
+  return std::make_shared<const OperatorInfo>(OperatorInfo{std::move(name), decode_place(in)});
 }
 
 void encode_type(const TypeOps* type, Encoder& out) { encode_function_address(type, out); }
@@ -383,6 +381,16 @@ class Attempt {
 };
 
 }  // namespace
+
+void encode_place(const Place& place, Encoder& out) {
+  encode(std::string_view(place.file_name()), out);
+  encode<std::uint32_t>(place.line(), out);
+}
+
+Place decode_place(Decoder& in) {
+  const char* file = intern(decode<std::string>(in));
+  return Place(file, decode<std::uint32_t>(in));
+}
 
 void TaskProgram::encode_to(Encoder& out) const {
   out.u32(static_cast<std::uint32_t>(steps.size()));

@@ -108,6 +108,10 @@ struct TaskResult {
 TaskResult run_task(const TaskProgram& program, const TaskId& id, TaskEnvironment& environment,
                     const std::atomic<bool>* cancelled = nullptr);
 
+/// A place in the user's program as it travels.
+void encode_place(const Place& place, Encoder& out);
+Place decode_place(Decoder& in);
+
 /// A result as bytes and back (for tasks that ran elsewhere).
 void encode_result(const TaskResult& result, Encoder& out);
 TaskResult decode_result(Decoder& in);

@@ -46,12 +46,14 @@ std::string run_encoded(const std::string& message, TaskEnvironment& environment
     answer.u32(static_cast<std::uint32_t>(error.code()));
     answer.text(error.details().why);
     answer.text(error.details().operation);
+    encode_place(error.details().where, answer);
   } catch (...) {
     answer.clear();
     answer.u8(0);
     answer.u32(static_cast<std::uint32_t>(Code::task_failed));
     answer.text(current_exception_text());
     answer.text("");
+    encode_place({}, answer);
   }
   return answer.take();
 }
@@ -107,8 +109,9 @@ TaskResult TaskProcess::run(const TaskProgram& program, const TaskId& id, std::u
   Decoder in({answer->data(), answer->size()});
   if (in.u8() == 1) return decode_result(in);
   const auto code = static_cast<Code>(in.u32());
-  std::string why(in.text());
-  throw Error(code, {.why = std::move(why), .operation = std::string(in.text())});
+  ErrorDetails details{.why = std::string(in.text()), .operation = std::string(in.text())};
+  details.where = decode_place(in);
+  throw Error(code, std::move(details));
 }
 
 void run_tasks_if_child(int argc, char** argv) {

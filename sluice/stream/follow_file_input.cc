@@ -256,6 +256,9 @@ class FollowFileInput final : public Input {
     return make_input_node(info, type_ops<std::string_view>(), std::move(sources), partitions_max_);
   }
 
+  // What was appended since the last batch is seen only by looking: a graceful stop looks once more.
+  bool pending() override { return true; }
+
  private:
   struct Followed {
     FollowedFile file;

@@ -89,6 +89,9 @@ class TextFilesInput final : public Input {
     return make_input_node(info, type_ops<std::string_view>(), std::move(sources), partitions_max_);
   }
 
+  // What has appeared since the last batch is seen only by looking: a graceful stop looks once more.
+  bool pending() override { return true; }
+
  private:
   struct Known {
     FileInfo file;

@@ -212,18 +212,14 @@ void of_life_cycle(Collected& error) {
   });
   error("state of a batch that has ended", [] {
     StreamTest t;
-    std::optional<Rdd<Pair>> kept;
+    std::vector<Rdd<Pair>> kept;
     t.stream<Pair>({{{1, 1}}})
         .update_state_by_key([](std::span<const int>, std::optional<int>) { return std::optional(1); })
         .name("totals")
         .foreach_rdd([&](const Rdd<Pair>& rdd) {
-          if (kept) kept->count();
-          kept = rdd;
+          kept.push_back(rdd);
+          kept[0].count();
         });
-    struct Reset {
-      std::optional<Rdd<Pair>>& rdd;
-      ~Reset() { rdd.reset(); }
-    } reset{kept};
     t.run(2);
   });
   error("an output function that throws", [] {

@@ -139,7 +139,7 @@ struct Flood : Receiver<int> {
 };
 
 TEST(Rc, BP_the_byte_budget_holds_from_the_first_batch_on_under_endless_overload) {
-  constexpr std::size_t limit = 64 << 10;
+  static constexpr std::size_t limit = 64 << 10;
   with_receivers(
       [](StreamTest& t) {
         flood_next = 0;
