@@ -162,7 +162,7 @@ __attribute__((target("avx512bw,avx512vl,bmi,bmi2"))) void count_words_avx512(st
 }
 
 void count_words_sse(std::string_view text, WordTable& table) {
-  // Reads up to 16 bytes behind a word: the pages end well behind the text, or a whole page follows.
+  // Reads 16 bytes where the text has so many left.
   const auto count = [&table, last = text.data() + text.size() - 16](const char* word, std::size_t size) {
     if (size > 16) fail_word();
     char copy[16] = {};

@@ -3,7 +3,7 @@
 //     bench [--quick] [--json] [--only W2] [--rounds N] [--loops]
 //
 // A workload's loop and engine take turns, round by round, because the machine may be shared with strangers: single
-// rates move by a factor of two, ratios do not. docs/performance.md says what the numbers mean.
+// rates move by a factor of two, ratios much less.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>

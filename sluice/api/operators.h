@@ -93,7 +93,7 @@ NodePtr by_key(Engine& engine, const OperatorInfoPtr& info, const NodePtr& paren
 template <class F>
 struct PartitionEmit {
   F f;
-  auto functions() const { return std::tie(f); }
+  auto functions() const { return std::tuple(&f); }
   template <class P, class Emit>
   void operator()(P& partition, const Emit& emit) const {
     for (auto&& made : f(partition)) emit(std::forward<decltype(made)>(made));
@@ -102,7 +102,7 @@ struct PartitionEmit {
 template <class F>
 struct PartitionForeach {
   F f;
-  auto functions() const { return std::tie(f); }
+  auto functions() const { return std::tuple(&f); }
   template <class P, class Emit>
   void operator()(P& partition, const Emit&) const {
     f(partition);

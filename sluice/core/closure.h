@@ -35,7 +35,7 @@ struct With {
   F function;
 
   template <class... Args>
-    requires std::is_invocable_v<const F&, const Values&..., Args...>
+  requires std::is_invocable_v<const F&, const Values&..., Args...>
   decltype(auto) operator()(Args&&... args) const {
     return std::apply([&](const Values&... v) -> decltype(auto) { return function(v..., std::forward<Args>(args)...); },
                       values);
@@ -56,8 +56,7 @@ auto make_with(Tuple&& all, std::index_sequence<I...>) {
 /// std::string_view line) { return line.starts_with(verb); })`. The values come first in the call; each needs a codec
 /// and is copied to every process that runs the function, once per stage.
 template <class... Args>
-  requires(sizeof...(Args) >= 2)
-auto with(Args&&... values_then_function) {
+requires(sizeof...(Args) >= 2) auto with(Args&&... values_then_function) {
   static_assert(!(has_views_v<std::decay_t<Args>> || ...),
                 "sluice: with(...) keeps its values for as long as the operator lives; pass a std::string, not a "
                 "std::string_view.");
@@ -79,19 +78,21 @@ struct is_with : std::false_type {};
 template <class F, class... V>
 struct is_with<With<F, V...>> : std::true_type {};
 
-/// Objects made of functions (steps.h): they travel part by part. `functions()` gives references to the parts, the
-/// type is an aggregate of them.
+/// Objects made of functions (steps.h): they travel part by part. `functions()` gives pointers to the parts (see
+/// Fn::clear_padding for why no references), the type is an aggregate of them.
 template <class F>
-concept ComposedFunction = requires(const F& f) { f.functions(); };
+concept ComposedFunction = requires(const F& f) {
+  f.functions();
+};
 
 template <class F>
-inline constexpr bool is_function_pointer_v = std::is_pointer_v<F> && std::is_function_v<std::remove_pointer_t<F>>;
+inline constexpr bool is_function_pointer_v = std::is_pointer_v<F>&& std::is_function_v<std::remove_pointer_t<F>>;
 
 /// Can be copied as bytes. Not `is_trivially_copyable`: g++ 12 denies that of every lambda with captures once a program
 /// has asked whether the lambda is assignable, as std::tuple does.
 template <class F>
 inline constexpr bool is_plain_function_v =
-    std::is_trivially_copy_constructible_v<F> && std::is_trivially_destructible_v<F>;
+    std::is_trivially_copy_constructible_v<F>&& std::is_trivially_destructible_v<F>;
 
 template <class F>
 constexpr void check_function_type() {
@@ -113,18 +114,19 @@ template <class F>
 struct Fn {
   F f;
 
+  /// So that nobody asks whether F is assignable; see clear_padding.
+  Fn& operator=(const Fn&) = delete;
+
   void check(const OperatorInfo& info) const {
     if constexpr (ComposedFunction<F>) {
-      std::apply([&](const auto&... part) { (Fn<std::remove_cvref_t<decltype(part)>>{part}.check(info), ...); },
-                 f.functions());
+      std::apply([&]<class... Parts>(const Parts*... part) { (Fn<Parts>{*part}.check(info), ...); }, f.functions());
     } else {
       check_function(info);
     }
   }
   void encode_to(Encoder& out) const {
     if constexpr (ComposedFunction<F>) {
-      std::apply([&](const auto&... part) { (Fn<std::remove_cvref_t<decltype(part)>>{part}.encode_to(out), ...); },
-                 f.functions());
+      std::apply([&]<class... Parts>(const Parts*... part) { (Fn<Parts>{*part}.encode_to(out), ...); }, f.functions());
     } else {
       encode_function(out);
     }
@@ -139,7 +141,7 @@ struct Fn {
 
  private:
   template <class... Parts>
-  static Fn decode_parts(Decoder& in, std::tuple<const Parts&...>*) {
+  static Fn decode_parts(Decoder& in, std::tuple<const Parts*...>*) {
     return {F{Fn<Parts>::decode_from(in).f...}};  // braces: in order
   }
   void check_function(const OperatorInfo& info) const {
@@ -147,17 +149,20 @@ struct Fn {
     if constexpr (is_with<F>::value) {
       Fn<decltype(f.function)>{f.function}.check(info);
     } else if constexpr (!is_function_pointer_v<F> && !std::is_empty_v<F>) {
-      F copy = f;
-      clear_padding(copy);
-      check_captures(&copy, sizeof(F), info);
+      const auto bytes = plain_bytes(f);
+      check_captures(bytes.data(), sizeof(F), info);
     }
   }
-  // What lies between the captures is left over from other uses of the memory: it may look like a pointer, and would make
-  // the bytes of equal functions differ.
-  static void clear_padding([[maybe_unused]] F& copy) {
+  // What lies between the captures is left over from other uses of the memory: it may look like a pointer, and would
+  // make the bytes of equal functions differ. By value: of a variable or parameter the compiler clears it whether or
+  // not it takes the function for trivially copyable (see is_plain_function_v).
+  static std::array<char, sizeof(F)> plain_bytes(F copy) {
 #if __has_builtin(__builtin_clear_padding)
-    if constexpr (std::is_trivially_copyable_v<F>) __builtin_clear_padding(&copy);  // see is_plain_function_v
+    __builtin_clear_padding(&copy);
 #endif
+    std::array<char, sizeof(F)> bytes;
+    std::memcpy(bytes.data(), &copy, sizeof(F));
+    return bytes;
   }
   void encode_function(Encoder& out) const {
     if constexpr (is_with<F>::value) {
@@ -166,9 +171,8 @@ struct Fn {
     } else if constexpr (is_function_pointer_v<F>) {
       encode_function_address(reinterpret_cast<const void*>(f), out);
     } else if constexpr (!std::is_empty_v<F>) {
-      F copy = f;
-      clear_padding(copy);
-      out.bytes(&copy, sizeof(F));
+      const auto bytes = plain_bytes(f);
+      out.bytes(bytes.data(), sizeof(F));
     }
   }
   static Fn decode_function(Decoder& in) {

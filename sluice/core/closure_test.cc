@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "sluice/core/steps.h"
 #include "sluice/core/task.h"
 #include "sluice/runtime/random.h"
 
@@ -178,6 +179,8 @@ TEST(Captures, AreNotConfusedWithWhatLiesBetweenThem) {
   const Function* const made = ::new (memory.data()) Function(function);
   EXPECT_EQ(arrived(bytes_of(shipped(*made)))->call(4), "result " + std::to_string(function(4)));
   EXPECT_EQ(bytes_of(shipped(*made)), bytes_of(shipped(function)));
+  using Steps = ChainStep<MapStep<Function>, FilterStep<Function>>;
+  EXPECT_NO_THROW((Fn<Steps>{{{*made}, {*made}}}.check(here())));
 }
 
 TEST(Captures, AreCheckedWhereTheOperatorIsDeclared) {

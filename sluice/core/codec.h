@@ -227,8 +227,7 @@ constexpr void for_each_field(T& value, F&& function) {
   auto fields = tie_fields(value);
   [&]<std::size_t... i>(std::index_sequence<i...>) {
     (function(boost::pfr::detail::sequence_tuple::get<i>(fields)), ...);
-  }
-  (std::make_index_sequence<decltype(fields)::size_v>());
+  }(std::make_index_sequence<decltype(fields)::size_v>());
 }
 
 template <class T>
@@ -392,8 +391,7 @@ T decode_array(Decoder& in) {
   } else {
     return [&]<std::size_t... i>(std::index_sequence<i...>) {
       return T{(static_cast<void>(i), sluice::decode<typename T::value_type>(in))...};
-    }
-    (std::make_index_sequence<std::tuple_size_v<T>>());
+    }(std::make_index_sequence<std::tuple_size_v<T>>());
   }
 }
 
@@ -452,36 +450,22 @@ void append_schemas(std::string& text, Types<Ts...>) {
 
 consteval const char* schema_name(Kind kind) {
   switch (kind) {
-    case Kind::boolean:
-      return "bool";
-    case Kind::enumeration:
-      return "enum<";
+    case Kind::boolean: return "bool";
+    case Kind::enumeration: return "enum<";
     case Kind::string:
-    case Kind::view:
-      return "text";
-    case Kind::unit:
-      return "unit";
-    case Kind::duration:
-      return "duration<";
-    case Kind::time_point:
-      return "time<";
-    case Kind::pair:
-      return "pair<";
-    case Kind::tuple:
-      return "tuple<";
-    case Kind::optional:
-      return "optional<";
-    case Kind::variant:
-      return "variant<";
-    case Kind::vector:
-      return "list<";
+    case Kind::view: return "text";
+    case Kind::unit: return "unit";
+    case Kind::duration: return "duration<";
+    case Kind::time_point: return "time<";
+    case Kind::pair: return "pair<";
+    case Kind::tuple: return "tuple<";
+    case Kind::optional: return "optional<";
+    case Kind::variant: return "variant<";
+    case Kind::vector: return "list<";
     case Kind::array:
-    case Kind::c_array:
-      return "array<";
-    case Kind::aggregate:
-      return "struct{";
-    default:
-      return "";
+    case Kind::c_array: return "array<";
+    case Kind::aggregate: return "struct{";
+    default: return "";
   }
 }
 

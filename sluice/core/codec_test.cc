@@ -277,18 +277,10 @@ class Maker {
     made.p = {text(), number()};
     made.t = {number(), std::string(text()), coin()};
     switch (few()) {
-      case 0:
-        made.v = number();
-        break;
-      case 1:
-        made.v = std::string(text());
-        break;
-      case 2:
-        made.v = holds_view();
-        break;
-      default:
-        made.v = std::monostate();
-        break;
+      case 0: made.v = number(); break;
+      case 1: made.v = std::string(text()); break;
+      case 2: made.v = holds_view(); break;
+      default: made.v = std::monostate(); break;
     }
     for (std::size_t n = random_.below(20); n != 0; --n) made.bits.push_back(coin());
     made.nested.resize(few());

@@ -38,9 +38,7 @@ class StepKernel : public Kernel {
       typename ChunkBuffer<U>::Cursor cursor(out_);
       std::size_t i = 0;
       try {
-        const auto emit = [&cursor](auto&&... parts) {
-          cursor.emplace(std::forward<decltype(parts)>(parts)...);
-        };
+        const auto emit = [&cursor](auto&&... parts) { cursor.emplace(std::forward<decltype(parts)>(parts)...); };
         for (; i < count; ++i) step_(in[i], emit);
         cursor.flush();
       } catch (...) {
@@ -250,9 +248,7 @@ class PartitionKernel : public Kernel {
     void run(const F& f) {
       Fiber::local() = &at_.task;
       typename ChunkBuffer<U>::Cursor cursor(out_);
-      f(partition_, [&](auto&&... parts) {
-        cursor.emplace(std::forward<decltype(parts)>(parts)...);
-      });
+      f(partition_, [&](auto&&... parts) { cursor.emplace(std::forward<decltype(parts)>(parts)...); });
       cursor.flush();
     }
     void resume() {

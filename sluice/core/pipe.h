@@ -35,10 +35,9 @@ inline constexpr std::size_t chunk_bytes = 16 << 10;
 inline constexpr std::size_t chunk_records_max = 1024;
 
 template <class T>
-inline constexpr std::size_t chunk_records =
-    chunk_bytes / sizeof(T) > chunk_records_max ? chunk_records_max
-    : chunk_bytes / sizeof(T) < 8               ? 8
-                                                : chunk_bytes / sizeof(T);
+inline constexpr std::size_t chunk_records = chunk_bytes / sizeof(T) > chunk_records_max ? chunk_records_max
+                                             : chunk_bytes / sizeof(T) < 8               ? 8
+                                                                                         : chunk_bytes / sizeof(T);
 
 /// One operator of one task attempt. Records are of the type the graph says; `records` points to `count` of them.
 class Pipe {

@@ -76,8 +76,7 @@ class Planner {
     if (sink.shuffled != nullptr) {
       const auto& body = std::get<ShuffledBody>(sink.shuffled->body);
       output.info = sink.shuffled->info;
-      output.what =
-          WriteShuffle{body.lease->id, static_cast<std::uint32_t>(sink.shuffled->partitions), body.kernel};
+      output.what = WriteShuffle{body.lease->id, static_cast<std::uint32_t>(sink.shuffled->partitions), body.kernel};
     } else {
       output.info = sink.node->info;
       output.what = Collect{static_cast<std::uint32_t>(sink.target), sink.node->type};

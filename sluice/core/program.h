@@ -92,8 +92,7 @@ using RestedPtr = std::shared_ptr<const RestedRecords>;
 /// A cached partition that the plan relied on is gone: it was evicted since, or its file is damaged. The engine plans
 /// again without it.
 struct BlockLost : Error {
-  explicit BlockLost(const BlockId& id)
-      : Error(Code::corrupt_data, {.why = "a cached partition is lost"}), block(id) {}
+  explicit BlockLost(const BlockId& id) : Error(Code::corrupt_data, {.why = "a cached partition is lost"}), block(id) {}
   BlockId block;
 };
 

@@ -58,16 +58,20 @@ class Records {
 
   /// Also with what T compares with: Records<std::string_view> with a vector of std::string.
   template <class U>
-  requires requires(const T& a, const U& b) { static_cast<bool>(a == b); }
-  friend bool operator==(const Records& a, const std::vector<U>& b) { return equal(a, b); }
-  friend bool operator==(const Records& a, std::initializer_list<T> b) requires requires(const T& x) {
-    static_cast<bool>(x == x);
+    requires requires(const T& a, const U& b) { static_cast<bool>(a == b); }
+  friend bool operator==(const Records& a, const std::vector<U>& b) {
+    return equal(a, b);
   }
-  { return equal(a, b); }
-  friend bool operator==(const Records& a, const Records& b) requires requires(const T& x) {
-    static_cast<bool>(x == x);
+  friend bool operator==(const Records& a, std::initializer_list<T> b)
+    requires requires(const T& x) { static_cast<bool>(x == x); }
+  {
+    return equal(a, b);
   }
-  { return a.contents_ == b.contents_ || equal(a, b); }
+  friend bool operator==(const Records& a, const Records& b)
+    requires requires(const T& x) { static_cast<bool>(x == x); }
+  {
+    return a.contents_ == b.contents_ || equal(a, b);
+  }
 
  private:
   friend class RecordsBuilder<T>;

@@ -63,7 +63,8 @@ enum class Kind {
 template <class T>
 struct BaseProbe {
   template <class U>
-  requires(std::is_base_of_v<U, T> && !std::is_same_v<U, T>) operator U() const;
+    requires(std::is_base_of_v<U, T> && !std::is_same_v<U, T>)
+  operator U() const;
 };
 struct NothingProbe {};
 
@@ -100,8 +101,7 @@ consteval Kind classify() {
     return Kind::duration;
   } else if constexpr (!std::is_aggregate_v<T>) {
     return Kind::unknown;
-  } else if constexpr (
-      requires { T{BaseProbe<T>{}}; } && !requires { T{NothingProbe{}}; }) {
+  } else if constexpr (requires { T{BaseProbe<T>{}}; } && !requires { T{NothingProbe{}}; }) {
     return Kind::derived;
   } else {
     return Kind::aggregate;
@@ -109,9 +109,7 @@ consteval Kind classify() {
 }
 
 template <class T>
-concept HasCustomCodec = requires {
-  sizeof(codec<T>);
-};
+concept HasCustomCodec = requires { sizeof(codec<T>); };
 
 template <class T>
 inline constexpr Kind built_in_v = Kind::unknown;
@@ -367,7 +365,7 @@ consteval bool has_views() {
   if constexpr (kind == Kind::view) {
     return true;
   } else if constexpr (kind == Kind::custom) {
-    return requires(T & value, Arena & arena) { codec<std::remove_const_t<T>>::rest(value, arena); };
+    return requires(T& value, Arena& arena) { codec<std::remove_const_t<T>>::rest(value, arena); };
   } else {
     return any_has_views(parts_t<T>());
   }
@@ -405,22 +403,16 @@ consteval Refusal first_refusal(Types<Ts...>) {
 template <class T>
 consteval Refusal own_refusal() {
   switch (kind_v<T>) {
-    case Kind::unknown:
-      return Refusal::unknown;
-    case Kind::derived:
-      return Refusal::derived;
-    case Kind::pointer:
-      return Refusal::pointer;
-    case Kind::reference:
-      return Refusal::reference;
-    case Kind::span:
-      return Refusal::span;
+    case Kind::unknown: return Refusal::unknown;
+    case Kind::derived: return Refusal::derived;
+    case Kind::pointer: return Refusal::pointer;
+    case Kind::reference: return Refusal::reference;
+    case Kind::span: return Refusal::span;
     case Kind::custom:
       if constexpr (!requires(const T& value, Encoder& out, Decoder& in) {
                       codec<std::remove_const_t<T>>::encode(value, out);
                       { codec<std::remove_const_t<T>>::decode(in) } -> std::same_as<std::remove_const_t<T>>;
-                    } &&
-                    kind_v<T> == Kind::custom) {
+                    } && kind_v<T> == Kind::custom) {
         return Refusal::bad_codec;
       }
       break;
@@ -429,8 +421,7 @@ consteval Refusal own_refusal() {
         if (has_reference_field<T>(parts_t<T>())) return Refusal::reference;
       }
       break;
-    default:
-      break;
+    default: break;
   }
   return Refusal::none;
 }
@@ -498,7 +489,6 @@ inline constexpr bool has_views_v = detail::has_views<T>();
 
 /// What can be a record, a key or a state.
 template <class T>
-concept Encodable = detail::refusal<T>()
-== detail::Refusal::none;
+concept Encodable = detail::refusal<T>() == detail::Refusal::none;
 
 }  // namespace sluice

@@ -224,7 +224,7 @@ class CombineInPlaceKernel : public Kernel {
 template <class V, class F>
 struct ReduceCombine {
   F f;
-  auto functions() const { return std::tie(f); }
+  auto functions() const { return std::tuple(&f); }
   V create(const V& value) const { return value; }
   void merge_value(V& sum, const V& value) const { sum = f(sum, value); }
   void merge(V& sum, const V& other) const { sum = f(sum, other); }
@@ -245,7 +245,7 @@ struct GeneralCombine {
   Create create_f;
   MergeValue merge_value_f;
   Merge merge_f;
-  auto functions() const { return std::tie(create_f, merge_value_f, merge_f); }
+  auto functions() const { return std::tuple(&create_f, &merge_value_f, &merge_f); }
   C create(const V& value) const { return create_f(value); }
   void merge_value(C& sum, const V& value) const { sum = merge_value_f(std::move(sum), value); }
   void merge(C& sum, const C& other) const { sum = merge_f(std::move(sum), other); }

@@ -41,7 +41,7 @@ struct FlatMapped<F, T> {
 template <class F>
 struct MapStep {
   F f;
-  auto functions() const { return std::tie(f); }
+  auto functions() const { return std::tuple(&f); }
   template <class T>
   using Out = Returned<F, T>;
   template <class T, class Emit>
@@ -53,7 +53,7 @@ struct MapStep {
 template <class F>
 struct FilterStep {
   F f;
-  auto functions() const { return std::tie(f); }
+  auto functions() const { return std::tuple(&f); }
   template <class T>
   using Out = T;
   template <class T, class Emit>
@@ -65,7 +65,7 @@ struct FilterStep {
 template <class F>
 struct FlatMapStep {
   F f;
-  auto functions() const { return std::tie(f); }
+  auto functions() const { return std::tuple(&f); }
   template <class T>
   using Out = typename FlatMapped<F, T>::type;
   template <class T, class Emit>
@@ -81,7 +81,7 @@ struct FlatMapStep {
 template <class F>
 struct MapValuesStep {
   F f;
-  auto functions() const { return std::tie(f); }
+  auto functions() const { return std::tuple(&f); }
   template <class T>
   using Out = std::pair<typename T::first_type, Returned<F, typename T::second_type>>;
   template <class T, class Emit>
@@ -94,7 +94,7 @@ template <class First, class Second>
 struct ChainStep {
   First first;
   Second second;
-  auto functions() const { return std::tie(first, second); }
+  auto functions() const { return std::tuple(&first, &second); }
   template <class T>
   using Out = typename Second::template Out<typename First::template Out<T>>;
   template <class T, class Emit>

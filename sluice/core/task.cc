@@ -14,11 +14,11 @@ TaskContext* TaskContext::current() { return static_cast<TaskContext*>(Fiber::lo
 void TaskContext::throw_cancelled() { throw Error(Code::task_cancelled, {}); }
 
 bool state_has_batch(const OpenAt& at, std::int64_t version) {
-  if (version == at.batch) return true;
+  // Also when the state still stands at that batch: the next one may be changing it at this moment (S1).
   if (at.task.id().batch != at.batch || version > at.batch) {
     throw Error(Code::state_is_gone, {.operation = at.info.name, .where = at.info.where});
   }
-  return false;
+  return version == at.batch;
 }
 
 void rethrow_at_record(const OpenAt& at, std::uint64_t record) {

@@ -165,7 +165,9 @@ class LineCutter {
   }
   bool too_long(std::size_t bytes) const { return bytes > options_.line_bytes_max; }
   /// The same for a line whose end has not come yet: a last "\r" may be a part of that.
-  bool already_too_long(std::string_view begun) const { return too_long(begun.size() - (begun.ends_with('\r') ? 1 : 0)); }
+  bool already_too_long(std::string_view begun) const {
+    return too_long(begun.size() - (begun.ends_with('\r') ? 1 : 0));
+  }
 
  private:
   const OpenAt& at_;

@@ -293,8 +293,8 @@ unsigned char next_signal() {
 
 struct SignalWatch::State {
   std::function<void(int)> on_signal;
-  struct sigaction old_int {};
-  struct sigaction old_term {};
+  struct sigaction old_int{};
+  struct sigaction old_term{};
   std::thread thread;
 };
 
@@ -309,7 +309,7 @@ SignalWatch::SignalWatch(std::function<void(int)> on_signal) : state_(std::make_
       signal_pipe.write_end.store(ends[1]);
     }
   }
-  struct sigaction current {};
+  struct sigaction current{};
   ::sigaction(SIGINT, nullptr, &current);
   // Two watches would share one pipe and restore each other's handlers.
   SLUICE_ASSERT(current.sa_handler != handle_signal);
@@ -325,7 +325,7 @@ SignalWatch::SignalWatch(std::function<void(int)> on_signal) : state_(std::make_
     pthread_sigmask(SIG_BLOCK, &all, nullptr);
     for (unsigned char what = next_signal(); what != end_of_watch; what = next_signal()) state_->on_signal(what);
   });
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = handle_signal;
   action.sa_flags = SA_RESTART;
   ::sigemptyset(&action.sa_mask);

@@ -44,7 +44,7 @@ struct ImageTable {
 
 // FNV-1a over path and size, for a module without a build id.
 std::uint64_t substitute_build_id(const std::string& path) {
-  struct stat data {};
+  struct stat data{};
   const std::uint64_t size = ::stat(path.c_str(), &data) == 0 ? static_cast<std::uint64_t>(data.st_size) : 0;
   std::uint64_t hash = 0xcbf29ce484222325ULL;
   for (char c : path + ":" + std::to_string(size)) {

@@ -119,8 +119,8 @@ TEST(SignalWatches, LetTheSecondSignalEndTheProcess) {
 }
 
 TEST(SignalWatches, GiveTheSignalsBack) {
-  struct sigaction before {};
-  struct sigaction after {};
+  struct sigaction before{};
+  struct sigaction after{};
   ::sigaction(SIGTERM, nullptr, &before);
   {
     const SignalWatch watch([](int) {});

@@ -263,7 +263,7 @@ TEST_F(TransportTest, AnAddressInUseIsAnError) {
 
 TEST_F(TransportTest, AUnixSocketIsForItsOwnerOnly) {
   const auto listener = transport_.listen(unix_address());
-  struct stat data {};
+  struct stat data{};
   ASSERT_EQ(::stat(socket_path().c_str(), &data), 0);
   EXPECT_EQ(data.st_mode & 07777, 0600u);
 }

@@ -276,21 +276,14 @@ TEST(SimFileSystem, StaysATreeWhateverReachesTheDisk) {
         const std::string a = any_name();
         switch (random.below(7)) {
           case 0:
-          case 1:
-            files.create(a);
-            break;
-          case 2:
-            files.remove(a);
-            break;
+          case 1: files.create(a); break;
+          case 2: files.remove(a); break;
           case 3:
           case 4:
             if (files.stat(a)) files.rename(a, any_name());
             break;
-          case 5:
-            files.sync_directory(directories[random.below(3)]);
-            break;
-          default:
-            files.publish("/replaced", std::string("new"));
+          case 5: files.sync_directory(directories[random.below(3)]); break;
+          default: files.publish("/replaced", std::string("new"));
         }
         if (i == 15 && files.stat("/away/kept")) {
           files.rename("/away/kept", "/e/kept");

@@ -8,8 +8,9 @@
 //
 // The engine is the real one. By default its threads are real, its clock stands still until `run` turns it, every task
 // is encoded and decoded as on a cluster, and memory that is given back is poisoned, so that a function that keeps a
-// view of a record, or captures what cannot travel, fails here and not in production. With a Simulation as `runtime` (then
-// make and use the StreamTest inside `Simulation::run`) everything runs in one thread, in an order drawn from its seed.
+// view of a record, or captures what cannot travel, fails here and not in production. With a Simulation as `runtime`
+// (then make and use the StreamTest inside `Simulation::run`) everything runs in one thread, in an order drawn from its
+// seed.
 #pragma once
 
 #include <cstddef>
@@ -37,7 +38,7 @@ struct StreamTestOptions {
   Runtime* runtime = nullptr;
   /// Encodes and decodes every task before it runs, as a cluster does.
   bool encode_tasks = true;
-  /// Sends what rests or shuffles through its codec and poisons memory given back: finds views that outlive their batch.
+  /// Sends what rests or shuffles through its codec and poisons memory given back: finds views that outlive a batch.
   bool check_views = true;
   /// Operators with state need one. Empty: a name in the temporary directory, removed at the end.
   std::string checkpoint{};
@@ -141,13 +142,15 @@ class StreamTest {
   Output<T> output(const DStream<T>& stream, Place where = std::source_location::current()) {
     Output<T> output;
     stream.foreach_rdd(
-        [batches = output.batches_](const Rdd<T>& rdd, Time time) { batches->push_back({time, rdd.collect()}); },
+        [batches = output.batches_](const Rdd<T>& rdd, Time time) {
+          batches->push_back({time, rdd.collect()});
+        },
         where);
     return output;
   }
 
-  /// Runs `count` more batches: starts the stream if need be, turns the clock from one batch time to the next, and waits
-  /// until the batch is complete. Returns early when the stream ends by itself.
+  /// Runs `count` more batches: starts the stream if need be, turns the clock from one batch time to the next, and
+  /// waits until the batch is complete. Returns early when the stream ends by itself.
   /// Errors: what ended the stream; those of start().
   void run(std::size_t count);
   /// The same with this stream as an output: what it had in these batches.

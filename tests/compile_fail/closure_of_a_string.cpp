@@ -1,4 +1,4 @@
-// expect: sluice: this function runs in tasks, perhaps in another process, and captures something that is not plain bytes
+// expect: sluice: this function runs in tasks, perhaps in another process, and captures something that is not plain
 // expect: sluice::with(values..., function)
 #include <string>
 

@@ -7,6 +7,7 @@
 #include "sluice/sluice.h"
 
 void f(const sluice::DStream<std::pair<int, std::string_view>>& stream) {
-  stream.update_state_by_key(
-      [](std::span<const std::string_view> now, std::optional<std::string_view> state) { return now.empty() ? state : now[0]; });
+  stream.update_state_by_key([](std::span<const std::string_view> now, std::optional<std::string_view> state) {
+    return now.empty() ? state : now[0];
+  });
 }

@@ -41,14 +41,16 @@ TEST(Closures, WithPassesValuesThatAreNoPlainBytes) {
     const std::vector<std::string> words{"x", verb};
     auto in = t.stream<std::string_view>({{"x", "y", verb}});
     auto out = t.output(in.filter(with(words, [](const std::vector<std::string>& all, std::string_view word) {
-                            return std::find(all.begin(), all.end(), word) != all.end();
-                          })));
-    const int bonus = 5;
-    auto sums = t.output(in.map(with(std::string("yy"), [bonus](const std::string& text, std::string_view word) {
-                              return std::pair(word.substr(0, 1), static_cast<int>(text.size()) + bonus);
-                            })).reduce_by_key(with(std::vector{1}, [](const std::vector<int>& one, int a, int b) {
-      return a + b + one[0];
+      return std::find(all.begin(), all.end(), word) != all.end();
     })));
+    const int bonus = 5;
+    auto sums = t.output(in.map(with(std::string("yy"),
+                                     [bonus](const std::string& text, std::string_view word) {
+                                       return std::pair(word.substr(0, 1), static_cast<int>(text.size()) + bonus);
+                                     }))
+                             .reduce_by_key(with(std::vector{1}, [](const std::vector<int>& one, int a, int b) {
+                               return a + b + one[0];
+                             })));
     t.run(1);
     EXPECT_EQ(out.batches()[0].records, (std::vector<std::string>{"x", verb}));
     EXPECT_EQ(sorted(sums.batches()[0].records),
@@ -82,15 +84,16 @@ TEST(Closures, BroadcastsAndAccumulatorsAreCaptured) {
     const Broadcast<std::vector<int>> table = t.context().broadcast(std::vector{5, 6, 7});
     const Accumulator sum = t.context().accumulator();
     auto out = t.run(t.stream<int>({{0, 2}}).map([table, sum](int x) {
-                       sum.add(x);
-                       return (*table)[static_cast<std::size_t>(x)];
-                     }),
+      sum.add(x);
+      return (*table)[static_cast<std::size_t>(x)];
+    }),
                      1);
     EXPECT_EQ(values(out), (Ints{{5, 7}}));
     EXPECT_EQ(t.context().value_of(sum), 2);
   });
 }
 
+// `line` is that of the call, or the one above it.
 template <class F>
 void expect_refused(const char* operation, unsigned line, const F& f) {
   try {
@@ -99,8 +102,9 @@ void expect_refused(const char* operation, unsigned line, const F& f) {
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), Code::captures_pointer);
     EXPECT_EQ(error.details().operation, operation);
-    EXPECT_EQ(error.details().where.line(), line);
-    EXPECT_NE(std::string(error.what()).find("closures_test.cc:" + std::to_string(line)), std::string::npos);
+    const unsigned told = error.details().where.line();
+    EXPECT_TRUE(told == line || told == line + 1) << told << ", expected " << line;
+    EXPECT_NE(std::string(error.what()).find("closures_test.cc:" + std::to_string(told)), std::string::npos);
   }
 }
 
@@ -117,12 +121,17 @@ TEST(Closures, CapturedPointersAreRefusedWithTheOperatorAndItsPlace) {
     constexpr auto here = [](std::source_location where = std::source_location::current()) { return where.line(); };
     expect_refused("map", here(), [&] { in.map([heap](int x) { return x + *heap; }); });
     expect_refused("filter", here(), [&] { in.filter([image](int x) { return x == *image; }); });
-    expect_refused("reduce_by_key", here(), [&] { pairs.reduce_by_key([heap](int a, int b) { return a + b + *heap; }); });
+    expect_refused("reduce_by_key", here(),
+                   [&] { pairs.reduce_by_key([heap](int a, int b) { return a + b + *heap; }); });
     expect_refused("reduce", here(), [&] { in.reduce([heap](int a, int b) { return a + b + *heap; }); });
-    expect_refused("map_partitions", here(), [&] { in.map_partitions([heap](Partition<int>&) { return std::vector{*heap}; }); });
-    expect_refused("apply", here(), [&] { in.apply(filter([](int) { return true; }) | map([heap](int x) { return x + *heap; })); });
-    expect_refused("map", here(), [&] { in.map(with(std::string("s"), [heap](const std::string&, int x) { return x + *heap; })); });
-    expect_refused("map", here(), [&] { t.context().parallelize(std::vector{1}).map([heap](int x) { return x + *heap; }); });
+    expect_refused("map_partitions", here(),
+                   [&] { in.map_partitions([heap](Partition<int>&) { return std::vector{*heap}; }); });
+    expect_refused("apply", here(),
+                   [&] { in.apply(filter([](int) { return true; }) | map([heap](int x) { return x + *heap; })); });
+    expect_refused("map", here(),
+                   [&] { in.map(with(std::string("s"), [heap](const std::string&, int x) { return x + *heap; })); });
+    expect_refused("map", here(),
+                   [&] { t.context().parallelize(std::vector{1}).map([heap](int x) { return x + *heap; }); });
     expect_refused("update_state_by_key", here(), [&] {
       pairs.update_state_by_key([heap](std::span<const int>, std::optional<int>) { return std::optional(*heap); });
     });
@@ -138,8 +147,8 @@ TEST(Closures, NumbersThatAreNoAddressesAreNotRefused) {
     const std::uint64_t mask = ~std::uint64_t{0};
     const std::int64_t now = t.runtime().clock().now().time_since_epoch().count();
     auto out = t.run(t.stream<int>({{1}}).map([negative, half, mask, now](int x) {
-                       return static_cast<int>(negative) + static_cast<int>(half * 4) + (mask != 0 && now != 0 ? x : 0);
-                     }),
+      return static_cast<int>(negative) + static_cast<int>(half * 4) + (mask != 0 && now != 0 ? x : 0);
+    }),
                      1);
     EXPECT_EQ(values(out), (Ints{{2}}));
   });

@@ -64,9 +64,8 @@ void declaring(Collected& error) {
   error("a window's length is no multiple", [&] { in.window({.length = 1500ms}); });
   error("a window's length is nothing", [&] { in.window({}); });
   error("a window's slide is no multiple", [&] { in.window({.length = 2s, .slide = 1500ms}); });
-  error("a window with an inverse", [&] {
-    pairs.reduce_by_key_and_window(std::plus{}, std::minus{}, {.length = 3s, .slide = -1s});
-  });
+  error("a window with an inverse",
+        [&] { pairs.reduce_by_key_and_window(std::plus{}, std::minus{}, {.length = 3s, .slide = -1s}); });
   error("streams of different slides", [&] { in.union_with(in.window({.length = 2s, .slide = 2s})); });
   error("a join of different slides", [&] { pairs.join(pairs.window({.length = 2s, .slide = 2s})); });
   error("transform_with of different slides", [&] {
@@ -131,7 +130,7 @@ void of_contexts(Collected& error) {
   });
   error("something thrown that is no std::exception", [] {
     Context ctx{{.master = "local"}};
-    ctx.parallelize(Numbers{1}, 1).foreach([](int) { throw 5; });
+    ctx.parallelize(Numbers{1}, 1).foreach ([](int) { throw 5; });
   });
   error("an RDD inside a task", [] {
     Context ctx{{.master = "local"}};

@@ -20,10 +20,10 @@ TEST(Failures, ATaskThatFailsOnceIsTriedAgainAndCountsOnce) {
     const Accumulator seen = t.context().accumulator();
     auto in = t.stream<Pair>({{{1, 1}, {2, 2}, {1, 3}}, {{1, 1}}});
     auto out = t.output(in.map([seen](const Pair& p) {
-                             seen.add(1);
-                             if (p.first == 2) fail_if_told();
-                             return p;
-                           }).reduce_by_key(std::plus{}));
+                            seen.add(1);
+                            if (p.first == 2) fail_if_told();
+                            return p;
+                          }).reduce_by_key(std::plus{}));
     failures_left = 2;
     t.run(2);
     EXPECT_EQ(sorted_values(out.batches()), (Pairs{{{1, 4}, {2, 2}}, {{1, 1}}}));
@@ -173,8 +173,8 @@ TEST(Failures, StateIsRolledBackWhenWhatFollowsItFails) {
       failures_left = 3;
       t.run(1);
     }
-    EXPECT_EQ(sorted_values(out.batches()), (Pairs{{{1, 1}, {2, 2}, {3, 3}}, {{1, 2}, {2, 2}, {3, 3}, {4, 4}},
-                                                   {{1, 2}, {2, 2}, {3, 3}, {4, 5}}}));
+    EXPECT_EQ(sorted_values(out.batches()),
+              (Pairs{{{1, 1}, {2, 2}, {3, 3}}, {{1, 2}, {2, 2}, {3, 3}, {4, 4}}, {{1, 2}, {2, 2}, {3, 3}, {4, 5}}}));
   });
 }
 
@@ -205,9 +205,9 @@ TEST(Failures, APartitionFunctionThatFailsInTheMiddleIsUnwound) {
                             }
                             return all;
                           }).filter([](int x) {
-                              if (x == 3) fail_if_told();
-                              return true;
-                            }));
+      if (x == 3) fail_if_told();
+      return true;
+    }));
     failures_left = 3;
     t.run(1);
     EXPECT_EQ(values(out.batches()), (Ints{{1, 2, 3, 4}}));

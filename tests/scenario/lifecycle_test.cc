@@ -309,13 +309,14 @@ TEST(Ls, LS_01_delays_of_a_late_batch_count_from_its_time) {
     if (first) runtime.advance(2500ms);
     first = false;
   });
-  t.run(2);
-  ASSERT_EQ(events->completed.size(), 2U);
+  t.run(3);
+  ASSERT_EQ(events->completed.size(), 3U);
   EXPECT_EQ(events->completed[0].scheduling_delay(), 0s);
   EXPECT_EQ(events->completed[0].processing_delay(), 2500ms);
   EXPECT_EQ(events->completed[0].total_delay(), 2500ms);
   EXPECT_EQ(events->completed[1].scheduling_delay(), 1500ms);
   EXPECT_EQ(events->completed[1].total_delay(), 1500ms);
+  EXPECT_EQ(events->completed[2].total_delay(), 500ms);
 }
 
 TEST(Ls, LS_07_after_stop_and_after_removal_no_event_is_delivered) {

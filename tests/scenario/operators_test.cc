@@ -22,8 +22,7 @@ TEST(Ds, DS_01_words_are_views_and_text_comes_back_owned) {
     auto in = t.stream<std::string_view>({{"a longer word than fits inline", "b  c"}, {"d"}});
     auto out = t.run(in.flat_map(split(' ')), 2);
     ASSERT_EQ(out.size(), 2U);
-    EXPECT_EQ(out[0].records,
-              (std::vector<std::string>{"a", "longer", "word", "than", "fits", "inline", "b", "c"}));
+    EXPECT_EQ(out[0].records, (std::vector<std::string>{"a", "longer", "word", "than", "fits", "inline", "b", "c"}));
     EXPECT_EQ(out[1].records, (std::vector<std::string>{"d"}));
   });
 }
@@ -125,8 +124,7 @@ TEST(Ds, DS_09_transform_with_takes_the_rdds_of_both_streams) {
 TEST(Ds, DS_10_windows_are_partial_first_then_slide) {
   everywhere([](StreamTest& t) {
     auto in = t.stream<int>({{1}, {2}, {3}, {}, {5}});
-    EXPECT_EQ(values(t.run(in.window({.length = 3s}), 6)),
-              (Ints{{1}, {1, 2}, {1, 2, 3}, {2, 3}, {3, 5}, {5}}));
+    EXPECT_EQ(values(t.run(in.window({.length = 3s}), 6)), (Ints{{1}, {1, 2}, {1, 2, 3}, {2, 3}, {3, 5}, {5}}));
   });
 }
 
@@ -277,8 +275,10 @@ TEST(Ds, DS_25_seven_outputs_on_one_parsed_stream_parse_each_line_once_a_batch) 
     auto sums = t.output(lines.reduce_by_key(std::plus{}));
     auto counts = t.output(lines.count());
     auto all = t.output(lines);
-    auto largest = t.output(lines.map([](std::pair<std::string_view, int> p) { return p.second; })
-                                .reduce([](int a, int b) { return std::max(a, b); }));
+    auto largest =
+        t.output(lines.map([](std::pair<std::string_view, int> p) { return p.second; }).reduce([](int a, int b) {
+          return std::max(a, b);
+        }));
     auto groups = t.output(lines.group_by_key());
     std::vector<std::int64_t> seen;
     lines.foreach_rdd([&](const Rdd<std::pair<std::string_view, int>>& rdd) { seen.push_back(rdd.count()); });
@@ -303,9 +303,8 @@ TEST(Ds, DS_25_seven_outputs_on_one_parsed_stream_parse_each_line_once_a_batch) 
 TEST(Ds, DS_28_rdds_are_forgotten_when_nothing_can_ask_for_them) {
   everywhere([](StreamTest& t) {
     auto in = t.stream<int>({});
-    auto out = t.output(in.map([](int x) { return std::pair(x, x); })
-                            .reduce_by_key_and_window(std::plus{}, {.length = 3s})
-                            .count());
+    auto out = t.output(
+        in.map([](int x) { return std::pair(x, x); }).reduce_by_key_and_window(std::plus{}, {.length = 3s}).count());
     t.run(5);
     const std::size_t shuffles = t.context().engine()->shuffles().size();
     const std::size_t bytes = t.context().engine()->blocks().memory_bytes();

@@ -24,9 +24,9 @@ TEST(Pd, PD_01_groups_of_text_are_whole) {
         {{{"a key that is not inline", "a value that is not inline either"}, {"k", "v"}, {"k", "w"}}});
     auto out = t.run(in.group_by_key(), 1);
     using Group = std::pair<Text, std::vector<Text>>;
-    EXPECT_EQ(sorted(out[0].records),
-              (std::vector<Group>{{"a key that is not inline", {"a value that is not inline either"}},
-                                  {"k", {"v", "w"}}}));
+    EXPECT_EQ(
+        sorted(out[0].records),
+        (std::vector<Group>{{"a key that is not inline", {"a value that is not inline either"}}, {"k", {"v", "w"}}}));
   });
 }
 
@@ -98,8 +98,8 @@ TEST(Pd, PD_06_keys_leave_a_window_with_their_data) {
   everywhere([](StreamTest& t) {
     auto in = t.stream<TextPair>({{{"a", 1}}, {{"a", 2}, {"b", 5}}, {}, {}, {{"a", 7}}});
     auto out = t.run(in.reduce_by_key_and_window(std::plus{}, {.length = 2s}), 5);
-    EXPECT_EQ(sorted_values(out), (std::vector<TextPairs>{{{"a", 1}}, {{"a", 3}, {"b", 5}}, {{"a", 2}, {"b", 5}}, {},
-                                                          {{"a", 7}}}));
+    EXPECT_EQ(sorted_values(out),
+              (std::vector<TextPairs>{{{"a", 1}}, {{"a", 3}, {"b", 5}}, {{"a", 2}, {"b", 5}}, {}, {{"a", 7}}}));
   });
 }
 
@@ -120,7 +120,8 @@ TEST(Pd, PD_07_a_window_with_an_inverse_equals_the_one_without) {
                         t.output(in.reduce_by_key_and_window(std::plus{}, std::minus{}, window)));
     }
     t.run(15);
-    for (const auto& [plain, inverse] : both) EXPECT_EQ(sorted_values(plain.batches()), sorted_values(inverse.batches()));
+    for (const auto& [plain, inverse] : both)
+      EXPECT_EQ(sorted_values(plain.batches()), sorted_values(inverse.batches()));
   });
 }
 
@@ -128,9 +129,10 @@ TEST(Pd, PD_07_the_inverse_is_called_with_the_windows_value_and_the_leaving_one)
   everywhere([](StreamTest& t) {
     // Subtraction told from its operands: 2 * window - leaving is wrong in any other order.
     auto in = t.stream<Pair>({{{1, 10}}, {{1, 3}}, {{1, 5}}});
-    auto out = t.run(in.reduce_by_key_and_window([](int a, int b) { return a + b; },
-                                                 [](int window, int leaving) { return window - leaving; }, {.length = 2s}),
-                     4);
+    auto out =
+        t.run(in.reduce_by_key_and_window([](int a, int b) { return a + b; },
+                                          [](int window, int leaving) { return window - leaving; }, {.length = 2s}),
+              4);
     EXPECT_EQ(values(out), (Pairs{{{1, 10}}, {{1, 13}}, {{1, 8}}, {{1, 5}}}));
   });
 }
@@ -140,8 +142,8 @@ TEST(Pd, PD_08_a_key_is_dropped_when_no_record_is_left_and_kept_when_its_sum_is_
     auto in = t.stream<Pair>({{{1, 5}, {2, 3}}, {{1, -5}}, {{3, 1}}, {}});
     // The sum of key 1 is 0 in the second window, with records; with an inverse that is off by one, its value when all
     // records have left would not be 0.
-    auto out = t.run(in.reduce_by_key_and_window(std::plus{}, [](int a, int b) { return a - b + 100; }, {.length = 2s}),
-                     4);
+    auto out =
+        t.run(in.reduce_by_key_and_window(std::plus{}, [](int a, int b) { return a - b + 100; }, {.length = 2s}), 4);
     EXPECT_EQ(sorted_values(out), (Pairs{{{1, 5}, {2, 3}}, {{1, 0}, {2, 3}}, {{1, 95}, {3, 1}}, {{3, 1}}}));
   });
 }
@@ -166,8 +168,8 @@ TEST(Pd, PD_10_join_multiplies_duplicates) {
     auto right = t.stream<std::pair<Text, Text>>({{{"a", "x"}, {"a", "y"}, {"d", "z"}}, {{"a", "x"}}, {{"c", "cc"}}});
     using Joined = std::pair<Text, std::pair<int, Text>>;
     auto out = t.run(left.join(right), 3);
-    EXPECT_EQ(sorted(out[0].records), (std::vector<Joined>{{"a", {1, "x"}}, {"a", {1, "y"}}, {"a", {2, "x"}},
-                                                           {"a", {2, "y"}}}));
+    EXPECT_EQ(sorted(out[0].records),
+              (std::vector<Joined>{{"a", {1, "x"}}, {"a", {1, "y"}}, {"a", {2, "x"}}, {"a", {2, "y"}}}));
     EXPECT_TRUE(out[1].records.empty());
     EXPECT_EQ(sorted(out[2].records), (std::vector<Joined>{{"c", {1, "cc"}}}));
   });

@@ -70,13 +70,14 @@ TEST(Rc, BlocksAreClosedAfterTheBlockInterval) {
   stream.foreach_rdd([&](const Rdd<int>& rdd) { partitions.push_back(rdd.partitions()); });
   auto out = t.output(stream);
   auto& in = open_hose(t);
+  runtime.advance(10ms);
   for (int i = 0; i < 6; ++i) {
     in.store(i);
     runtime.advance(60ms);
   }
   t.run(1);
   EXPECT_EQ(values(out.batches()), (Ints{{0, 1, 2, 3, 4, 5}}));
-  EXPECT_EQ(partitions, (std::vector<std::size_t>{3}));  // 0 and 60 ms, 120 and 180, 240 and 300
+  EXPECT_EQ(partitions, (std::vector<std::size_t>{3}));  // 10 and 70 ms, 130 and 190, 250 and 310
 }
 
 TEST(Rc, BC_02_a_late_driver_gives_blocks_to_the_batch_of_the_time_at_which_they_were_stored) {
@@ -154,7 +155,7 @@ TEST(Rc, BP_the_byte_budget_holds_from_the_first_batch_on_under_endless_overload
         });
         t.run(600);
         most = std::max(most, budget->used());
-        EXPECT_LE(most, limit);  // a block of a hundred numbers is smaller than that
+        EXPECT_LE(most, limit);      // a block of a hundred numbers is smaller than that
         EXPECT_GT(next, 600 * 100);  // it does not starve either
         t.stop(true);
         EXPECT_EQ(next, flood_next.load());  // GS-04
@@ -188,7 +189,7 @@ TEST(Rc, GS_04_no_record_accepted_before_a_graceful_stop_is_lost) {
     auto& in = open_hose(t);
     in.store(1);
     t.run(1);
-    in.store(2);                   // in the open block
+    in.store(2);                  // in the open block
     in.store(std::vector{4, 8});  // a block that no batch has
     in.store(16);
     t.stop(true);
@@ -199,7 +200,8 @@ TEST(Rc, GS_04_no_record_accepted_before_a_graceful_stop_is_lost) {
 TEST(Rc, GS_02_a_stop_that_is_not_graceful_does_not_wait_for_a_receiver_that_waits_for_room) {
   with_receivers(
       [](StreamTest& t) {
-        t.streaming().receiver_stream<int>([] { return std::make_unique<Flood>(); }).foreach_rdd([](const Rdd<int>&) {});
+        t.streaming().receiver_stream<int>([] { return std::make_unique<Flood>(); }).foreach_rdd([](const Rdd<int>&) {
+        });
         t.run(2);
         t.stop();
         EXPECT_EQ(t.streaming().state(), StreamState::stopped);
@@ -234,8 +236,8 @@ TEST(Rc, RC_07_a_receiver_that_fails_is_run_again_after_the_delay_and_LS_04_its_
         runs = 0;
         const auto events = std::make_shared<ReceiverEvents>();
         t.streaming().add_listener(events);
-        auto out = t.output(t.streaming().receiver_stream<int>([] { return std::make_unique<Fails>(); },
-                                                               {.restart_delay = 5s}));
+        auto out = t.output(
+            t.streaming().receiver_stream<int>([] { return std::make_unique<Fails>(); }, {.restart_delay = 5s}));
         t.start();
         for (int run = 1; run <= 3; ++run) {
           // The clock is turned when the receiver waits, which is some time after it has failed.
@@ -250,10 +252,9 @@ TEST(Rc, RC_07_a_receiver_that_fails_is_run_again_after_the_delay_and_LS_04_its_
         }
         EXPECT_EQ(stored, (Ints{{3}}));
         const std::string name = "receiver_stream";
-        EXPECT_EQ(events->told,
-                  (std::vector<std::string>{"started " + name, "error failure 1", "stopped " + name, "started " + name,
-                                            "error failure 2", "stopped " + name, "started " + name,
-                                            "stopped " + name}));
+        EXPECT_EQ(events->told, (std::vector<std::string>{"started " + name, "error failure 1", "stopped " + name,
+                                                          "started " + name, "error failure 2", "stopped " + name,
+                                                          "started " + name, "stopped " + name}));
       },
       {.stop_at_end_of_input = true});
 }

@@ -73,11 +73,12 @@ TEST(SecondProcess, NarrowOperatorsGiveTheSameBytes) {
 
 TEST(SecondProcess, TextAndValuesPassedByWithTravel) {
   const Context ctx = local();
-  expect_same_there(ctx.parallelize(std::vector<std::string_view>{"a b", "a text that is long enough to lie elsewhere"}, 1)
-                        .flat_map(split(' '))
-                        .map(with(std::string("prefix of some length "), [](const std::string& prefix, std::string_view w) {
-                          return std::pair(prefix + std::string(w), w);
-                        })));
+  expect_same_there(
+      ctx.parallelize(std::vector<std::string_view>{"a b", "a text that is long enough to lie elsewhere"}, 1)
+          .flat_map(split(' '))
+          .map(with(std::string("prefix of some length "), [](const std::string& prefix, std::string_view w) {
+            return std::pair(prefix + std::string(w), w);
+          })));
 }
 
 TEST(SecondProcess, KeysAreHashedAlike) {
@@ -112,9 +113,8 @@ TEST(SecondProcess, WhatATaskAddsToAccumulatorsComesBack) {
     return x;
   });
   TaskProcess process;
-  const auto there = run_job(*rdd.engine(), rdd.node(), [&](const TaskProgram& program, const TaskId& id) {
-    return process.run(program, id, 0);
-  });
+  const auto there = run_job(*rdd.engine(), rdd.node(),
+                             [&](const TaskProgram& program, const TaskId& id) { return process.run(program, id, 0); });
   EXPECT_EQ(there.at(0).updates, (AccumulatorUpdates{{sum.id(), 6}}));
 }
 
@@ -136,17 +136,18 @@ TEST(SecondProcess, ObjectsPerProcessAreMadeThere) {
 
 TEST(SecondProcess, ATaskThatThrowsGivesTheSameErrorText) {
   const Context ctx = local();
-  const auto rdd = ctx.parallelize(std::vector{1, 2, 3}, 1).map([](int x) -> int {
-    if (x == 3) throw std::runtime_error("three is refused");
-    return x;
-  }).name("refuses three");
+  const auto rdd = ctx.parallelize(std::vector{1, 2, 3}, 1)
+                       .map([](int x) -> int {
+                         if (x == 3) throw std::runtime_error("three is refused");
+                         return x;
+                       })
+                       .name("refuses three");
   Engine& engine = *rdd.engine();
   std::string here;
   std::string there;
   try {
-    run_job(engine, rdd.node(), [&](const TaskProgram& program, const TaskId& id) {
-      return run_task(program, id, engine.environment());
-    });
+    run_job(engine, rdd.node(),
+            [&](const TaskProgram& program, const TaskId& id) { return run_task(program, id, engine.environment()); });
   } catch (const Error& error) {
     here = error.what();
   }

@@ -56,8 +56,8 @@ TEST(St, ST_02_nothing_drops_the_key_and_it_comes_back_without_state) {
     auto out = t.output(state);
     auto changes = t.output(state.changes());
     t.run(4);
-    const Pairs expected{{{1, 1}, {2, 1}, {3, 1}, {4, 1}}, {{2, 6}, {3, 1}}, {{1, 7}, {2, 6}, {3, 1}},
-                         {{1, 7}, {2, 6}, {3, 1}}};
+    const Pairs expected{
+        {{1, 1}, {2, 1}, {3, 1}, {4, 1}}, {{2, 6}, {3, 1}}, {{1, 7}, {2, 6}, {3, 1}}, {{1, 7}, {2, 6}, {3, 1}}};
     EXPECT_EQ(sorted_values(out.batches()), expected);
     EXPECT_EQ(sorted_values(changes.batches()), expected);
   });
@@ -151,8 +151,8 @@ TEST(St, AWindowOverAStateStreamHasTheStatesAsTheyWere) {
     auto mapped = t.output(state.map_values([](int v) { return -v; }).window({.length = 2s}));
     auto changes = t.output(state.changes().window({.length = 3s}).count());
     t.run(4);
-    const Pairs expected{{{1, 1}}, {{1, 1}, {1, 3}, {2, 5}}, {{1, 3}, {1, 3}, {2, 5}, {2, 5}},
-                         {{1, 3}, {1, 7}, {2, 5}, {2, 5}}};
+    const Pairs expected{
+        {{1, 1}}, {{1, 1}, {1, 3}, {2, 5}}, {{1, 3}, {1, 3}, {2, 5}, {2, 5}}, {{1, 3}, {1, 7}, {2, 5}, {2, 5}}};
     EXPECT_EQ(sorted_values(window.batches()), expected);
     ASSERT_EQ(mapped.batches().size(), 4U);
     EXPECT_EQ(sorted(mapped.batches()[1].records), (std::vector<Pair>{{1, -3}, {1, -1}, {2, -5}}));

@@ -19,19 +19,15 @@ std::size_t partner(const Graph& graph, std::size_t like, Random& random) {
 
 bool fits(Kind kind, bool text) {
   switch (kind) {
-    case Kind::input:
-      return false;
-    case Kind::to_number:
-      return text;
+    case Kind::input: return false;
+    case Kind::to_number: return text;
     case Kind::to_text:
     case Kind::map:
     case Kind::count:
     case Kind::reduce:
     case Kind::reduce_by_window:
-    case Kind::transform:
-      return !text;
-    default:
-      return true;
+    case Kind::transform: return !text;
+    default: return true;
   }
 }
 
@@ -63,18 +59,10 @@ Graph random_graph(Random& random) {
     op.slide = a.slide;
     op.size = a.size;
     switch (op.kind) {
-      case Kind::to_text:
-        op.text = true;
-        break;
-      case Kind::to_number:
-        op.text = false;
-        break;
-      case Kind::join:
-        op.size = a.size * b.size / 20;
-        break;
-      case Kind::union_with:
-        op.size = a.size + b.size;
-        break;
+      case Kind::to_text: op.text = true; break;
+      case Kind::to_number: op.text = false; break;
+      case Kind::join: op.size = a.size * b.size / 20; break;
+      case Kind::union_with: op.size = a.size + b.size; break;
       case Kind::window:
       case Kind::reduce_window:
       case Kind::reduce_window_inverse:
@@ -84,11 +72,8 @@ Graph random_graph(Random& random) {
         op.size = op.kind == Kind::window ? a.size * 2 : a.size;
         break;
       case Kind::state:
-      case Kind::state_idle:
-        op.size = keys;
-        break;
-      default:
-        break;
+      case Kind::state_idle: op.size = keys; break;
+      default: break;
     }
     if (op.size > size_max) continue;
     all.push_back(op);
@@ -120,12 +105,32 @@ std::vector<Batches> random_inputs(const Graph& graph, std::size_t batches, Rand
 }
 
 std::string to_string(const Graph& graph) {
-  static const char* const names[] = {
-      "input",        "map",       "filter",        "flat_map",      "map_values",            "reduce_by_key",
-      "combine_by_key", "group_by_key", "count_by_value", "join",      "union_with",            "repartition",
-      "coalesce",     "cache",     "count",         "reduce",        "transform",             "window",
-      "reduce_window", "reduce_window_inverse", "reduce_by_window", "state", "state_idle",     "state_changes",
-      "to_text",      "to_number"};
+  static const char* const names[] = {"input",
+                                      "map",
+                                      "filter",
+                                      "flat_map",
+                                      "map_values",
+                                      "reduce_by_key",
+                                      "combine_by_key",
+                                      "group_by_key",
+                                      "count_by_value",
+                                      "join",
+                                      "union_with",
+                                      "repartition",
+                                      "coalesce",
+                                      "cache",
+                                      "count",
+                                      "reduce",
+                                      "transform",
+                                      "window",
+                                      "reduce_window",
+                                      "reduce_window_inverse",
+                                      "reduce_by_window",
+                                      "state",
+                                      "state_idle",
+                                      "state_changes",
+                                      "to_text",
+                                      "to_number"};
   std::string text;
   for (std::size_t i = 0; i < graph.operators.size(); ++i) {
     const Operator& op = graph.operators[i];
@@ -187,8 +192,7 @@ std::vector<Numbers> of_batch(const Operator& op, const std::vector<Numbers>& a,
     case Kind::map_values:
       for (const auto& [k, v] : a) out.emplace_back(k, map_value(v, op.x));
       return out;
-    case Kind::reduce_by_key:
-      return sums(a);
+    case Kind::reduce_by_key: return sums(a);
     case Kind::combine_by_key:
       for (const auto& [k, values] : group(a)) {
         Number sum = static_cast<Number>(values.size()) * 7;
@@ -216,15 +220,12 @@ std::vector<Numbers> of_batch(const Operator& op, const std::vector<Numbers>& a,
       out = a;
       out.insert(out.end(), b.begin(), b.end());
       return out;
-    case Kind::count:
-      return {{0, static_cast<Number>(a.size())}};
-    case Kind::reduce:
-      return reduced(a);
+    case Kind::count: return {{0, static_cast<Number>(a.size())}};
+    case Kind::reduce: return reduced(a);
     case Kind::transform:
       for (const auto& [k, v] : a) out.emplace_back(k, wrap(v + static_cast<Number>(a.size())));
       return out;
-    default:
-      return a;  // repartition, coalesce, cache, to_text, to_number
+    default: return a;  // repartition, coalesce, cache, to_text, to_number
   }
 }
 
@@ -265,9 +266,7 @@ std::vector<Batches> model(const Graph& graph, const std::vector<Batches>& input
     std::map<Number, Number> state;
     for (std::size_t t = op.slide; t <= batches; t += op.slide) {
       switch (op.kind) {
-        case Kind::input:
-          stream[t] = inputs[next_input][t - 1];
-          break;
+        case Kind::input: stream[t] = inputs[next_input][t - 1]; break;
         case Kind::window:
         case Kind::reduce_window:
         case Kind::reduce_window_inverse:
@@ -281,11 +280,8 @@ std::vector<Batches> model(const Graph& graph, const std::vector<Batches>& input
         }
         case Kind::state:
         case Kind::state_idle:
-        case Kind::state_changes:
-          stream[t] = step_state(op, streams[op.a][t], state);
-          break;
-        default:
-          stream[t] = of_batch(op, streams[op.a][t], streams[op.b][t]);
+        case Kind::state_changes: stream[t] = step_state(op, streams[op.a][t], state); break;
+        default: stream[t] = of_batch(op, streams[op.a][t], streams[op.b][t]);
       }
     }
     if (op.kind == Kind::input) ++next_input;

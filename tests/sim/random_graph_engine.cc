@@ -92,8 +92,7 @@ DStream<Pair<K>> declare(const Operator& op, const DStream<Pair<K>>& a, const DS
         fail_sometimes();
         return map_value(v, x);
       });
-    case Kind::reduce_by_key:
-      return a.reduce_by_key(plus, partitions);
+    case Kind::reduce_by_key: return a.reduce_by_key(plus, partitions);
     case Kind::combine_by_key:
       return a.combine_by_key([](Number v) { return v + 7; }, [](Number c, Number v) { return c + v + 7; }, plus,
                               partitions);
@@ -105,28 +104,18 @@ DStream<Pair<K>> declare(const Operator& op, const DStream<Pair<K>>& a, const DS
       });
     case Kind::join:
       return a.join(b, partitions).map_values([](const Numbers& both) { return joined(both.first, both.second); });
-    case Kind::union_with:
-      return a.union_with(b);
-    case Kind::repartition:
-      return a.repartition(partitions);
-    case Kind::coalesce:
-      return a.coalesce(partitions);
-    case Kind::cache:
-      return a.map_values([](Number v) { return v; }).cache();
-    case Kind::window:
-      return a.window(window);
-    case Kind::reduce_window:
-      return a.reduce_by_key_and_window(plus, window);
-    case Kind::reduce_window_inverse:
-      return a.reduce_by_key_and_window(plus, minus, window);
-    case Kind::state:
-      return a.update_state_by_key(state_function<K>(false), {.partitions = partitions});
-    case Kind::state_idle:
-      return a.update_state_by_key(state_function<K>(true), {.idle_keeps_state = true});
+    case Kind::union_with: return a.union_with(b);
+    case Kind::repartition: return a.repartition(partitions);
+    case Kind::coalesce: return a.coalesce(partitions);
+    case Kind::cache: return a.map_values([](Number v) { return v; }).cache();
+    case Kind::window: return a.window(window);
+    case Kind::reduce_window: return a.reduce_by_key_and_window(plus, window);
+    case Kind::reduce_window_inverse: return a.reduce_by_key_and_window(plus, minus, window);
+    case Kind::state: return a.update_state_by_key(state_function<K>(false), {.partitions = partitions});
+    case Kind::state_idle: return a.update_state_by_key(state_function<K>(true), {.idle_keeps_state = true});
     case Kind::state_changes:
       return a.update_state_by_key(state_function<K>(true), {.idle_keeps_state = true}).changes();
-    default:
-      throw std::logic_error("no operator of both types");
+    default: throw std::logic_error("no operator of both types");
   }
 }
 
@@ -144,10 +133,8 @@ DStream<Numbers> declare_numbers(const Operator& op, const DStream<Numbers>& a, 
         fail_sometimes();
         return map_record(r, x, y);
       });
-    case Kind::count:
-      return a.count().map([](Number n) { return Numbers(0, n); });
-    case Kind::reduce:
-      return a.reduce(reduce);
+    case Kind::count: return a.count().map([](Number n) { return Numbers(0, n); });
+    case Kind::reduce: return a.reduce(reduce);
     case Kind::reduce_by_window:
       return a.reduce_by_window(reduce, {.length = batch * op.length, .slide = batch * op.slide});
     case Kind::transform:
@@ -155,8 +142,7 @@ DStream<Numbers> declare_numbers(const Operator& op, const DStream<Numbers>& a, 
         const Number count = rdd.count();
         return rdd.map_values([count](Number v) { return wrap(v + count); });
       });
-    default:
-      return declare<Number>(op, a, b, batch);
+    default: return declare<Number>(op, a, b, batch);
   }
 }
 
@@ -201,8 +187,7 @@ class Program {
   void add(const Operator& op) {
     const Duration batch = t_.streaming().batch_interval();
     if (op.kind == Kind::to_text) {
-      texts_.back() =
-          numbers_[op.a]->map([](const Numbers& r) { return Pair<Text>(text_of(r.first), r.second); });
+      texts_.back() = numbers_[op.a]->map([](const Numbers& r) { return Pair<Text>(text_of(r.first), r.second); });
     } else if (op.kind == Kind::to_number) {
       numbers_.back() =
           texts_[op.a]->map([](const Pair<Text>& r) { return Numbers(Key<Text>::number(r.first), r.second); });
