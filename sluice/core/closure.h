@@ -35,7 +35,7 @@ struct With {
   F function;
 
   template <class... Args>
-  requires std::is_invocable_v<const F&, const Values&..., Args...>
+    requires std::is_invocable_v<const F&, const Values&..., Args...>
   decltype(auto) operator()(Args&&... args) const {
     return std::apply([&](const Values&... v) -> decltype(auto) { return function(v..., std::forward<Args>(args)...); },
                       values);
@@ -56,7 +56,8 @@ auto make_with(Tuple&& all, std::index_sequence<I...>) {
 /// std::string_view line) { return line.starts_with(verb); })`. The values come first in the call; each needs a codec
 /// and is copied to every process that runs the function, once per stage.
 template <class... Args>
-requires(sizeof...(Args) >= 2) auto with(Args&&... values_then_function) {
+  requires(sizeof...(Args) >= 2)
+auto with(Args&&... values_then_function) {
   static_assert(!(has_views_v<std::decay_t<Args>> || ...),
                 "sluice: with(...) keeps its values for as long as the operator lives; pass a std::string, not a "
                 "std::string_view.");
@@ -81,18 +82,16 @@ struct is_with<With<F, V...>> : std::true_type {};
 /// Objects made of functions (steps.h): they travel part by part. `functions()` gives pointers to the parts (see
 /// Fn::clear_padding for why no references), the type is an aggregate of them.
 template <class F>
-concept ComposedFunction = requires(const F& f) {
-  f.functions();
-};
+concept ComposedFunction = requires(const F& f) { f.functions(); };
 
 template <class F>
-inline constexpr bool is_function_pointer_v = std::is_pointer_v<F>&& std::is_function_v<std::remove_pointer_t<F>>;
+inline constexpr bool is_function_pointer_v = std::is_pointer_v<F> && std::is_function_v<std::remove_pointer_t<F>>;
 
 /// Can be copied as bytes. Not `is_trivially_copyable`: g++ 12 denies that of every lambda with captures once a program
 /// has asked whether the lambda is assignable, as std::tuple does.
 template <class F>
 inline constexpr bool is_plain_function_v =
-    std::is_trivially_copy_constructible_v<F>&& std::is_trivially_destructible_v<F>;
+    std::is_trivially_copy_constructible_v<F> && std::is_trivially_destructible_v<F>;
 
 template <class F>
 constexpr void check_function_type() {

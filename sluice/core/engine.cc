@@ -135,7 +135,7 @@ std::vector<TaskResult> Engine::run_tasks(const std::vector<TaskProgram>& progra
       if (lost_block.has_value()) lost.insert(*lost_block);
       // Of several failures the first task's is reported, whichever thread was faster.
       if (error != nullptr && i < shared->failed_first) {
-        shared->error = error;
+        shared->error = std::move(error);
         shared->failed_first = i;
       }
       if (--shared->left == 0) shared->ended->notify_all();
@@ -147,7 +147,8 @@ std::vector<TaskResult> Engine::run_tasks(const std::vector<TaskProgram>& progra
   {
     std::unique_lock lock(shared->mutex);
     while (shared->left > 0) shared->ended->wait(lock);
-    if (shared->error != nullptr) std::rethrow_exception(shared->error);
+    // Moved: what the user threw is destroyed by this thread, not by the last one to let go of the round.
+    if (shared->error != nullptr) std::rethrow_exception(std::move(shared->error));
   }
   if (lost.size() != lost_before) return results;
   {

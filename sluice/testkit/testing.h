@@ -142,9 +142,7 @@ class StreamTest {
   Output<T> output(const DStream<T>& stream, Place where = std::source_location::current()) {
     Output<T> output;
     stream.foreach_rdd(
-        [batches = output.batches_](const Rdd<T>& rdd, Time time) {
-          batches->push_back({time, rdd.collect()});
-        },
+        [batches = output.batches_](const Rdd<T>& rdd, Time time) { batches->push_back({time, rdd.collect()}); },
         where);
     return output;
   }
