@@ -266,6 +266,7 @@ void of_files_and_bytes(Collected& error, const std::string& directory) {
     sluice::detail::decode_function_address(in);
   });
   files.remove_all(directory);
+  files.remove_all("/tmp/sluice-errors");
 }
 
 TEST(Errors, AreAsInTheGoldenFile) {
