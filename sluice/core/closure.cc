@@ -5,15 +5,16 @@
 
 namespace sluice::detail {
 
-void encode_function_address(const void* address, Encoder& out) {
+void encode_address(const std::type_info& what, const void* address, Encoder& out) {
   const Image* image = image_of(address);
   SLUICE_ASSERT(image != nullptr);
-  out.u64(image->build_id);
+  // The hash of a type's name: the same in every process of the binary.
+  out.u64(image->build_id ^ what.hash_code());
   out.u64(reinterpret_cast<std::uintptr_t>(address) - image->base);
 }
 
-const void* decode_function_address(Decoder& in) {
-  const std::uint64_t build_id = in.u64();
+const void* decode_address(const std::type_info& what, Decoder& in) {
+  const std::uint64_t build_id = in.u64() ^ what.hash_code();
   const std::uint64_t offset = in.u64();
   const Image* image = image_with_build_id(build_id);
   if (image == nullptr) throw Error(Code::other_build, {.why = "no loaded image has the build id of the task"});

@@ -21,6 +21,7 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <typeinfo>
 #include <utility>
 
 #include "sluice/core/codec.h"
@@ -67,10 +68,12 @@ auto with(Args&&... values_then_function) {
 
 namespace detail {
 
-/// Address of a function as it travels.
-void encode_function_address(const void* address, Encoder& out);
-/// Errors: SLU-304 when no image of that build is loaded, SLU-301 when the offset is outside the image.
-const void* decode_function_address(Decoder& in);
+/// Address of a function or constant of the program as it travels: the build id of its image, mixed with what lies
+/// there, and the offset in it. So an address can only be read as what it was written as.
+void encode_address(const std::type_info& what, const void* address, Encoder& out);
+/// Errors: SLU-304 when no image of that build is loaded or something else was written, SLU-301 when the offset is
+/// outside the image.
+const void* decode_address(const std::type_info& what, Decoder& in);
 /// SLU-110 when an aligned word of the captures points into this process.
 void check_captures(const void* bytes, std::size_t size, const OperatorInfo& info);
 
@@ -168,7 +171,7 @@ struct Fn {
       encode(f.values, out);
       Fn<decltype(f.function)>{f.function}.encode_to(out);
     } else if constexpr (is_function_pointer_v<F>) {
-      encode_function_address(reinterpret_cast<const void*>(f), out);
+      encode_address(typeid(F), reinterpret_cast<const void*>(f), out);
     } else if constexpr (!std::is_empty_v<F>) {
       const auto bytes = plain_bytes(f);
       out.bytes(bytes.data(), sizeof(F));
@@ -179,7 +182,7 @@ struct Fn {
       auto values = decode<decltype(F::values)>(in);
       return {F{std::move(values), Fn<decltype(F::function)>::decode_from(in).f}};
     } else if constexpr (is_function_pointer_v<F>) {
-      return {reinterpret_cast<F>(const_cast<void*>(decode_function_address(in)))};
+      return {reinterpret_cast<F>(const_cast<void*>(decode_address(typeid(F), in)))};
     } else {
       // std::bit_cast asks for is_trivially_copyable; see is_plain_function_v.
       alignas(F) std::array<char, sizeof(F)> bytes{};
@@ -224,12 +227,12 @@ class Shipped {
   explicit operator bool() const { return object_ != nullptr; }
 
   void encode_to(Encoder& out) const {
-    encode_function_address(reinterpret_cast<const void*>(decode_), out);
+    encode_address(typeid(DecodeFunction), reinterpret_cast<const void*>(decode_), out);
     encode_(*this, out);
   }
   static Shipped decode_from(Decoder& in) {
-    const auto decode = reinterpret_cast<DecodeFunction>(const_cast<void*>(decode_function_address(in)));
-    return decode(in);
+    const void* const decode = decode_address(typeid(DecodeFunction), in);
+    return reinterpret_cast<DecodeFunction>(const_cast<void*>(decode))(in);
   }
 
  private:

@@ -94,17 +94,17 @@ TEST(Shipped, CutAnywhereIsAnError) {
 
 TEST(FunctionAddress, OfAnotherBuildOrOutsideItsImageIsRefused) {
   Encoder out;
-  encode_function_address(reinterpret_cast<const void*>(&twice), out);
+  encode_address(typeid(twice), reinterpret_cast<const void*>(&twice), out);
   const std::string bytes = out.take();
   ASSERT_EQ(bytes.size(), 16U);
   {
     Decoder in(bytes);
-    EXPECT_EQ(decode_function_address(in), reinterpret_cast<const void*>(&twice));
+    EXPECT_EQ(decode_address(typeid(twice), in), reinterpret_cast<const void*>(&twice));
   }
   const auto code_of = [](const std::string& damaged) {
     try {
       Decoder in(damaged);
-      decode_function_address(in);
+      decode_address(typeid(twice), in);
     } catch (const Error& error) {
       return error.code();
     }
@@ -117,6 +117,8 @@ TEST(FunctionAddress, OfAnotherBuildOrOutsideItsImageIsRefused) {
   other[15] = 1;
   EXPECT_EQ(code_of(other), Code::corrupt_data);
   EXPECT_EQ(code_of(bytes.substr(0, 15)), Code::truncated_data);
+  Decoder in(bytes);
+  EXPECT_THROW(decode_address(typeid(int), in), Error) << "read as something else than it was written as";
 }
 
 // ---- Captures

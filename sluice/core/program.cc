@@ -86,8 +86,8 @@ OperatorInfoPtr decode_info(Decoder& in) {
   return std::make_shared<const OperatorInfo>(OperatorInfo{std::move(name), decode_place(in)});
 }
 
-void encode_type(const TypeOps* type, Encoder& out) { encode_function_address(type, out); }
-const TypeOps* decode_type(Decoder& in) { return static_cast<const TypeOps*>(decode_function_address(in)); }
+void encode_type(const TypeOps* type, Encoder& out) { encode_address(typeid(TypeOps), type, out); }
+const TypeOps* decode_type(Decoder& in) { return static_cast<const TypeOps*>(decode_address(typeid(TypeOps), in)); }
 
 void encode_block(const BlockId& id, Encoder& out) {
   out.u64(id.owner);

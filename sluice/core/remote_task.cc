@@ -1,5 +1,6 @@
 #include "sluice/core/remote_task.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -79,9 +80,14 @@ std::optional<std::string> read_frame(Connection& connection, Time deadline) {
   const std::uint32_t size = header.u32();
   const std::uint32_t sum = header.u32();
   if (size > frame_bytes_max) throw Error(Code::over_limit, {.why = "a frame of " + std::to_string(size) + " bytes"});
-  std::string payload(size, '\0');
-  if (size > 0 && !read_whole(connection, payload.data(), size, deadline)) {
-    throw Error(Code::truncated_data, {.why = "the connection ended inside a frame"});
+  // Memory is taken as bytes come in, not as a peer announces them.
+  std::string payload;
+  while (payload.size() < size) {
+    const std::size_t begin = payload.size();
+    payload.resize(std::min<std::size_t>(size, std::max<std::size_t>(64 << 10, 2 * begin)));
+    if (!read_whole(connection, payload.data() + begin, payload.size() - begin, deadline)) {
+      throw Error(Code::truncated_data, {.why = "the connection ended inside a frame"});
+    }
   }
   if (crc32c(payload) != sum) throw Error(Code::corrupt_data, {.why = "a frame's checksum is wrong"});
   return payload;

@@ -86,12 +86,12 @@ detail::MemoryBlock codec<detail::MemoryBlock>::decode(Decoder& in) {
 }
 
 void codec<detail::RestedPtr>::encode(const detail::RestedPtr& records, Encoder& out) {
-  detail::encode_function_address(&records->type(), out);
+  detail::encode_address(typeid(TypeOps), &records->type(), out);
   records->encode_to(out);
 }
 
 detail::RestedPtr codec<detail::RestedPtr>::decode(Decoder& in) {
-  const auto* type = static_cast<const TypeOps*>(detail::decode_function_address(in));
+  const auto* type = static_cast<const TypeOps*>(detail::decode_address(typeid(TypeOps), in));
   return detail::RestedRecords::decode_from(in, *type);
 }
 
