@@ -181,9 +181,9 @@ TEST(TaskMessage, DamagedOutsideAddressesIsAnErrorAtMost) {
   std::vector<bool> address(bytes.size());
   std::size_t addresses = 0;
   const std::uint64_t build = image_of(reinterpret_cast<const void*>(&encoded))->build_id;
-  for (const std::type_info* what : {&typeid(TypeOps), &typeid(Shipped<Source> (*)(Decoder&)),
-                                     &typeid(Shipped<Kernel> (*)(Decoder&)), &typeid(Shipped<ShuffleKernel> (*)(Decoder&)),
-                                     &typeid(Shipped<ZipKernel> (*)(Decoder&))}) {
+  for (const std::type_info* what :
+       {&typeid(TypeOps), &typeid(Shipped<Source>(*)(Decoder&)), &typeid(Shipped<Kernel>(*)(Decoder&)),
+        &typeid(Shipped<ShuffleKernel>(*)(Decoder&)), &typeid(Shipped<ZipKernel>(*)(Decoder&))}) {
     Encoder head;
     head.u64(build ^ what->hash_code());
     for (std::size_t at = bytes.find(head.view()); at != std::string::npos; at = bytes.find(head.view(), at + 1)) {
