@@ -42,6 +42,19 @@ namespace sluice {
   X(113, name_not_unique, "an operator's identity is not unique in this graph",                                        \
     "give the operator a name of its own with .name(\"...\")")                                                         \
   X(114, bad_setting, "a setting cannot be understood", "see the list of settings in docs/settings.md")                \
+  X(115, operator_not_named, "an operator whose data is kept in the checkpoint directory has no name of its own",      \
+    "give it one that will stay, with .name(\"...\")")                                                                 \
+  X(116, state_without_operator, "the checkpoint holds state of an operator that this program does not have",          \
+    "name the operator as before, give its new name the old one with .alias(\"...\"), or drop the state on purpose "   \
+    "with --sluice.drop-state=NAME")                                                                                   \
+  X(117, state_does_not_fit, "the state in the checkpoint does not fit the operator of that name",                     \
+    "keep the types of key and state (fields may be added at the end), or drop the state on purpose with "             \
+    "--sluice.drop-state=NAME")                                                                                        \
+  X(118, other_checkpoint, "the checkpoint directory was made with a setting that cannot change afterwards",           \
+    "use the setting it names, or another directory")                                                                  \
+  X(119, other_code, "batches that an earlier build of the program began are not finished",                            \
+    "start that build once more to finish them, or accept that this one does with "                                    \
+    "--sluice.accept-replay-with-new-code=true")                                                                       \
   /* 2xx: running */                                                                                                   \
   X(201, task_failed, "a task failed as often as it may be tried", "see why below; the position names the record")     \
   X(202, output_failed, "an output operation failed", "mend the cause below and start the program again")              \
@@ -53,6 +66,10 @@ namespace sluice {
     "raise --sluice.memory, or choose a storage level with disk")                                                      \
   X(207, receiver_failed, "a receiver reported an error", "see why below; the receiver is started again")              \
   X(208, stop_timed_out, "a graceful stop did not finish in time", "raise StopOptions::timeout")                       \
+  X(209, fenced, "another driver has taken over the checkpoint directory",                                             \
+    "nothing to mend if it was started on purpose; see to it that only one runs")                                      \
+  X(210, batch_not_recorded, "the batch to be replayed is not recorded in the checkpoint directory",                   \
+    "name one that `sluice checkpoint ls` lists, and keep more of them with --sluice.keep-batches=N")                  \
   /* 3xx: bytes from disk, wire or closures */                                                                         \
   X(301, corrupt_data, "bytes read from disk or wire are damaged", "restore the file or remove it; see why")           \
   X(302, truncated_data, "bytes read from disk or wire end too early", "restore the file or remove it; see why")       \
@@ -60,6 +77,8 @@ namespace sluice {
   X(304, other_build, "a task was encoded by another build of the program",                                            \
     "run the same binary in the driver and in all executors")                                                          \
   X(305, over_limit, "a size is over its limit", "see the limit in the message and the setting that raises it")        \
+  X(306, no_readable_checkpoint, "none of the checkpoints in the directory can be read",                               \
+    "see why, and `sluice checkpoint verify`; restore the directory from a copy, or start with an empty one")          \
   /* 4xx: outside world */                                                                                             \
   X(401, io_failed, "an operation on a file failed", "see why below")                                                  \
   X(402, network_failed, "an operation on the network failed", "see why below")                                        \
@@ -69,7 +88,8 @@ namespace sluice {
   X(411, not_readable, "a file or directory cannot be read", "check that it exists and its permissions")               \
   X(412, file_changed, "a file has changed since it was chosen for a batch",                                           \
     "move finished files into the directory; never rewrite a file that lies in it")                                    \
-  X(413, process_failed, "a child process could not be started or ended with an error", "see why below")
+  X(413, process_failed, "a child process could not be started or ended with an error", "see why below")               \
+  X(414, database_failed, "a database could not be reached or refused a statement", "see why below")
 
 /// What went wrong. The number is printed as `SLU-nnn` and explained in docs/errors.md.
 enum class Code : int {
