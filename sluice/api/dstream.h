@@ -24,7 +24,8 @@
 #include "sluice/api/operators.h"
 #include "sluice/api/rdd.h"
 #include "sluice/stream/driver.h"
-#include "sluice/stream/state.h"
+#include "sluice/stream/update_state.h"
+#include "sluice/stream/window_state.h"
 
 namespace sluice {
 
@@ -85,7 +86,7 @@ struct UpdateFunction<With<F, Values...>> {
 };
 /// S of a function (span<const V>, optional<S>) -> optional<S>.
 template <class F, class V>
-using StateOf = typename InOptional<typename UpdateFunction<F>::Optional>::type;
+using StateTypeOf = typename InOptional<typename UpdateFunction<F>::Optional>::type;
 
 [[noreturn]] void fail_interval(const OperatorInfo& info, const char* what, Duration value, Duration slide);
 std::string batch_directory(const std::string& prefix, const std::string& suffix, Time time);
@@ -178,12 +179,13 @@ class DStream : public Operators<DStream, T> {
     const std::size_t partitions = partitions_or_default(options.partitions);
     const DStream<T> reduced = this->reduce_by_key(f, partitions, where);
     check_window(options, *made);
-    const std::uint64_t operation = driver_->engine().next_id();
+    using State = detail::WindowState<K, V>;
+    const detail::StateOf<State> state{driver_->engine().next_id(), partitions};
     auto kernel = detail::ship<detail::ZipKernel, detail::WindowStateKernel<K, V, F, Inverse>>(
-        *made, operation, std::int64_t{options.length.count()}, std::int64_t{node_->slide.count()}, detail::Fn<F>{f},
-        detail::Fn<Inverse>{std::move(inverse)});
-    auto snapshot = detail::ship<detail::Kernel, detail::SnapshotKernel<K, detail::WindowState<K, V>, V>>(
-        *made, std::uint64_t{operation});
+        *made, detail::StateOf<State>{state}, std::int64_t{options.length.count()}, std::int64_t{node_->slide.count()},
+        detail::Fn<F>{f}, detail::Fn<Inverse>{std::move(inverse)});
+    auto snapshot = detail::ship<detail::Kernel, detail::SnapshotKernel<K, detail::WindowContent<V>, State>>(
+        *made, detail::StateOf<State>{state});
     const auto stream = driver_->add_stream(made, {reduced.node_}, options.slide);
     stream->stateful = stream->in_batch_only = true;
     // Batches that entered before the last slide live on as deltas inside the state.
@@ -394,25 +396,32 @@ auto DStream<T>::update_state_by_key(F f, UpdateStateOptions options, Place wher
   using K = typename T::first_type;
   using V = typename T::second_type;
   // Read off the function's last parameter, which must therefore have a type of its own (no `auto`).
-  using S = detail::StateOf<F, V>;
+  using S = detail::StateTypeOf<F, V>;
   static_assert(!has_views_v<S>, "sluice: state outlives its batch: use std::string, not std::string_view, in it");
   using Out = std::pair<K, S>;
   const auto made = info("update_state_by_key", where);
   const std::size_t partitions = partitions_or_default(options.partitions);
-  const std::uint64_t operation = driver_->engine().next_id();
-  auto kernel = detail::ship<detail::ZipKernel, detail::UpdateStateKernel<K, V, S, F>>(
-      *made, std::uint64_t{operation}, bool{options.idle_keeps_state}, detail::Fn<F>{std::move(f)});
-  auto snapshot = detail::ship<detail::Kernel, detail::SnapshotKernel<K, detail::UpdateState<K, V, S>, S>>(
-      *made, std::uint64_t{operation});
+  using State = detail::UpdateState<K, S>;
+  const detail::StateOf<State> state{driver_->engine().next_id(), partitions};
+  const auto kernel = [&](bool in_order) {
+    return detail::ship<detail::ZipKernel, detail::UpdateStateKernel<K, V, S, F>>(
+        *made, detail::StateOf<State>{state}, bool{options.idle_keeps_state}, bool{in_order}, detail::Fn<F>{f});
+  };
+  auto snapshot = detail::ship<detail::Kernel, detail::SnapshotKernel<K, detail::UpdateContent<S>, State>>(
+      *made, detail::StateOf<State>{state});
   const auto stream = driver_->add_stream(made, {node_}, node_->slide);
   stream->stateful = stream->in_batch_only = true;
-  stream->compute = [driver = driver_.get(), parent = node_, made, partitions, kernel](Time time) {
+  stream->compute = [driver = driver_.get(), parent = node_, made, partitions, shuffled = kernel(true),
+                     in_place = kernel(false)](Time time) {
     detail::Engine& engine = driver->engine();
-    return detail::make_zip(made, type_ops<Out>(),
-                            {detail::by_key<K, V>(engine, made, parent->at(engine, time), partitions)}, kernel, true,
+    const detail::NodePtr by_key = detail::by_key<K, V>(engine, made, parent->at(engine, time), partitions);
+    const bool in_order = std::holds_alternative<detail::ShuffledBody>(by_key->body);
+    return detail::make_zip(made, type_ops<Out>(), {by_key}, in_order ? shuffled : in_place, true,
                             time.time_since_epoch().count());
   };
   const DStream<Out> changes(driver_, stream, default_partitions_);
+  // The function is called for all keys: what it gives is all there is, in the same order.
+  if (!options.idle_keeps_state) return StateDStream<K, S>(changes, changes);
   const auto all = changes.template derive<Out>(made, [made, snapshot](detail::Engine&, const detail::NodePtr& parent) {
     return detail::make_narrow(made, type_ops<Out>(), parent, snapshot, true);
   });

@@ -65,5 +65,10 @@ inline std::uint32_t key_group(std::uint64_t hash) { return static_cast<std::uin
 inline std::uint32_t partition_of_hash(std::uint64_t hash, std::size_t partitions) {
   return static_cast<std::uint32_t>((key_group(hash) * partitions) >> key_group_bits);
 }
+/// The first of the key groups that partition `partition` of `partitions` holds.
+constexpr std::uint32_t first_group_of(std::size_t partition, std::size_t partitions) {
+  return static_cast<std::uint32_t>((partition * key_groups + partitions - 1) / partitions);
+}
+static_assert(first_group_of(1, 2) == key_groups / 2 && first_group_of(3, 3) == key_groups);
 
 }  // namespace sluice::detail

@@ -21,24 +21,35 @@ namespace sluice::detail {
 template <class K, class V>
 using Keyed = TableEntry<typename KeyTraits<K>::Kept, V>;
 
+/// Ranges of the hash in which KeyedShuffle gives its records, as a number of bits.
+inline constexpr unsigned hash_range_bits = 6;
+
 /// Keyed records at rest, in segments, so that growth copies nothing.
 template <class K, class V>
 class KeyedRecords {
  public:
   using Record = Keyed<K, V>;
 
+  KeyedRecords() = default;
+  /// One of several that are filled at about the same speed: `number` keeps them from being at the same place of a
+  /// page, where they would fight for one set of the first-level cache.
+  explicit KeyedRecords(std::size_t number) : first_bytes_(512 + number % 64 * 64) {}
+
   void append(std::uint64_t hash, const typename KeyTraits<K>::Kept& key, const V& value) {
-    if (segments_.empty() || segments_.back().size() == segments_.back().capacity()) {
-      segments_.emplace_back();
-      segments_.back().reserve((segments_.size() == 1 ? 4096 : segment_bytes) / sizeof(Record) + 1);
-    }
+    if (segments_.empty() || segments_.back().size() == segments_.back().capacity()) add_segment();
     Record& record = segments_.back().emplace_back(Record{hash, key, value});
     KeyTraits<K>::rest(record.key, arena_);
     if constexpr (has_views_v<V>) rest(record.value, arena_);
     ++size_;
+    // Where the record after the next ones goes: of many streams filled in turn the processor keeps no track.
+    __builtin_prefetch(reinterpret_cast<const char*>(&record) + 128);
   }
   std::size_t size() const { return size_; }
-  std::size_t bytes() const { return segments_.size() * segment_bytes + arena_.reserved_bytes(); }
+  std::size_t bytes() const {
+    std::size_t bytes = arena_.reserved_bytes();
+    for (const Dense<Record>& segment : segments_) bytes += segment.bytes();
+    return bytes;
+  }
   const std::vector<Dense<Record>>& segments() const { return segments_; }
   Arena& arena() { return arena_; }
   void push_all(Pipe& out) const {
@@ -50,19 +61,33 @@ class KeyedRecords {
   }
 
  private:
-  static constexpr std::size_t segment_bytes = 64 << 10;
+  static constexpr std::size_t segment_bytes_max = 64 << 10;
+  void add_segment() {
+    const std::size_t bytes =
+        std::min(segment_bytes_max, first_bytes_ << std::min<std::size_t>(2 * segments_.size(), 16));
+    segments_.emplace_back();
+    segments_.back().reserve(bytes / sizeof(Record) + 1);
+  }
+  std::size_t first_bytes_ = 512;
   std::vector<Dense<Record>> segments_;
   std::size_t size_ = 0;
   Arena arena_;
 };
 
-/// Shuffles pairs by key; what comes out are Keyed<K, V> records, map partition by map partition, as they came.
+/// Shuffles pairs by key; what comes out are Keyed<K, V> records in the order of their hash range, of which there are
+/// at least 64 in all; within a range map partition by map partition, as they came. So a large table that is looked up
+/// by them is worked on range by range, in the cache.
 template <class K, class V>
 class KeyedShuffle : public ShuffleKernel {
   using Traits = KeyTraits<K>;
+  using Records = KeyedRecords<K, V>;
   struct KeyedBucket : Bucket {
-    KeyedRecords<K, V> records;
-    std::size_t bytes() const override { return records.bytes(); }
+    std::vector<Records> ranges;
+    std::size_t bytes() const override {
+      std::size_t bytes = 0;
+      for (const Records& range : ranges) bytes += range.bytes();
+      return bytes;
+    }
   };
 
  public:
@@ -70,60 +95,97 @@ class KeyedShuffle : public ShuffleKernel {
     return std::make_unique<Writer>(at.task.environment().hash_seed, targets);
   }
   void merge(const OpenAt& at, std::span<const BucketPtr> buckets, Pipe& out) const override {
+    std::size_t ranges = 0;
     for (const BucketPtr& bucket : buckets) {
-      if (bucket == nullptr) continue;
+      if (bucket != nullptr) ranges = std::max(ranges, static_cast<const KeyedBucket&>(*bucket).ranges.size());
+    }
+    for (std::size_t range = 0; range < ranges; ++range) {
+      for (const BucketPtr& bucket : buckets) {
+        if (bucket != nullptr) static_cast<const KeyedBucket&>(*bucket).ranges.at(range).push_all(out);
+      }
       at.task.check_cancelled();
-      static_cast<const KeyedBucket&>(*bucket).records.push_all(out);
     }
   }
   void encode_bucket(const Bucket& bucket, Encoder& out) const override {
-    const auto& records = static_cast<const KeyedBucket&>(bucket).records;
-    out.u64(records.size());
-    for (const auto& segment : records.segments()) {
-      for (const auto& record : segment) {
-        out.u64(record.hash);
-        encode(K(Traits::leave(record.key)), out);
-        encode(record.value, out);
+    const auto& ranges = static_cast<const KeyedBucket&>(bucket).ranges;
+    out.varint(ranges.size());
+    for (const Records& range : ranges) {
+      out.varint(range.size());
+      for (const auto& segment : range.segments()) {
+        for (const auto& record : segment) {
+          out.u64(record.hash);
+          encode(K(Traits::leave(record.key)), out);
+          encode(record.value, out);
+        }
       }
     }
   }
   BucketPtr decode_bucket(Decoder& in) const override {
     auto bucket = std::make_shared<KeyedBucket>();
     typename Traits::Scratch scratch;
-    for (std::uint64_t left = in.u64(); left > 0; --left) {
-      const std::uint64_t hash = in.u64();
-      const K key = decode<K>(in);
-      const V value = decode<V>(in);
-      bucket->records.append(hash, Traits::probe(key, scratch), value);
+    bucket->ranges.resize(in.count());
+    for (Records& range : bucket->ranges) {
+      for (std::uint64_t left = in.varint(); left > 0; --left) {
+        const std::uint64_t hash = in.u64();
+        const K key = decode<K>(in);
+        const V value = decode<V>(in);
+        range.append(hash, Traits::probe(key, scratch), value);
+      }
     }
     return bucket;
   }
 
  private:
+  static constexpr unsigned range_bits = hash_range_bits;
+
   class Writer : public ShuffleWriter {
    public:
-    Writer(std::uint64_t seed, std::size_t targets) : seed_(seed), buckets_(targets) {
-      for (auto& bucket : buckets_) bucket = std::make_shared<KeyedBucket>();
+    Writer(std::uint64_t seed, std::size_t targets) : seed_(seed), targets_(targets), cells_() {
+      const std::size_t cells = (std::size_t{1} << range_bits) + targets - 1;
+      cells_.reserve(cells);
+      for (std::size_t cell = 0; cell < cells; ++cell) cells_.emplace_back(cell);
     }
     void push(const void* records, std::size_t count) override {
       const auto* in = static_cast<const std::pair<K, V>*>(records);
       for (std::size_t i = 0; i < count; ++i) {
         const auto& key = Traits::probe(in[i].first, scratch_);
         const std::uint64_t hash = Traits::hash(key, seed_);
-        buckets_[partition_of_hash(hash, buckets_.size())]->records.append(hash, key, in[i].second);
+        cells_[cell_of(hash)].append(hash, key, in[i].second);
       }
     }
     void finish() override {}
     std::vector<BucketPtr> take_buckets() override {
       std::vector<BucketPtr> full;
-      for (auto& bucket : buckets_) full.push_back(bucket->records.size() == 0 ? nullptr : std::move(bucket));
+      std::size_t cell = 0;
+      for (std::size_t target = 0; target < targets_; ++target) {
+        auto bucket = std::make_shared<KeyedBucket>();
+        std::size_t records = 0;
+        // Up to the cell of the target's largest hash.
+        const std::size_t end = cell_of(hash_before(target + 1)) + 1;
+        for (; cell < end; ++cell) {
+          records += cells_[cell].size();
+          bucket->ranges.push_back(std::move(cells_[cell]));
+        }
+        full.push_back(records == 0 ? nullptr : std::move(bucket));
+      }
       return full;
     }
 
    private:
+    // Ranges of the hash may be cut by partitions. Both numbers grow with the hash, so their sum tells the pieces
+    // apart.
+    std::size_t cell_of(std::uint64_t hash) const {
+      return (hash >> (64 - range_bits)) + partition_of_hash(hash, targets_);
+    }
+    /// The largest hash of the partition before `target`.
+    std::uint64_t hash_before(std::size_t target) const {
+      return (static_cast<std::uint64_t>(first_group_of(target, targets_)) << (64 - key_group_bits)) - 1;
+    }
+
     const std::uint64_t seed_;
+    const std::size_t targets_;
     [[no_unique_address]] typename Traits::Scratch scratch_;
-    std::vector<std::shared_ptr<KeyedBucket>> buckets_;
+    std::vector<Records> cells_;
   };
 };
 

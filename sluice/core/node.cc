@@ -131,6 +131,7 @@ class DiscardKernel : public Kernel {
     explicit Discard(Pipe& next) : next_(next) {}
     void push(const void*, std::size_t) override {}
     void finish() override { next_.finish(); }
+    bool ignores_records() const override { return true; }
 
    private:
     Pipe& next_;

@@ -51,6 +51,8 @@ class Pipe {
   virtual void finish() = 0;
   /// True when nothing more is wanted, so that a source may stop early. `finish` is called all the same.
   virtual bool full() const { return false; }
+  /// True when what is pushed is not looked at, so that it need not be made. The same from the first call on.
+  virtual bool ignores_records() const { return false; }
 };
 
 /// A pipe's own output buffer. Records are made through a Cursor, whose position the compiler keeps in registers.

@@ -27,10 +27,10 @@ class TeePipe : public Pipe {
     for (Pipe* pipe : next_) pipe->finish();
   }
   bool full() const override {
-    for (const Pipe* pipe : next_) {
-      if (!pipe->full()) return false;
-    }
-    return true;
+    return std::all_of(next_.begin(), next_.end(), [](const Pipe* pipe) { return pipe->full(); });
+  }
+  bool ignores_records() const override {
+    return std::all_of(next_.begin(), next_.end(), [](const Pipe* pipe) { return pipe->ignores_records(); });
   }
 
  private:
@@ -46,6 +46,7 @@ class FanInPipe : public Pipe {
     if (--open_inputs_ == 0) next_.finish();
   }
   bool full() const override { return next_.full(); }
+  bool ignores_records() const override { return next_.ignores_records(); }
 
  private:
   Pipe& next_;

@@ -338,7 +338,10 @@ std::shared_ptr<StatePartition> StateStore::get(std::uint64_t operation, std::si
                                                 const std::function<std::shared_ptr<StatePartition>()>& make) {
   const std::lock_guard lock(mutex_);
   auto& state = states_[{operation, partition}];
-  if (state == nullptr) state = make();
+  if (state == nullptr) {
+    state = make();
+    if (tracks_) state->track();
+  }
   return state;
 }
 

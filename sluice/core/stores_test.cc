@@ -478,7 +478,15 @@ TEST(BlockStore, IsSafeFromSeveralThreads) {
 
 // ---- StateStore
 
-class Counter : public StatePartition {};
+class Counter : public StatePartition {
+ public:
+  void track() override { tracked = true; }
+  void freeze() override {}
+  bool write(std::size_t, std::vector<StateBlock>&) override { return false; }
+  void load(const StateBlock&, const StateSchema&) override {}
+  void loaded(std::int64_t) override {}
+  bool tracked = false;
+};
 
 TEST(StateStore, MakesAPartitionOnceAndForgetsWholeOperations) {
   StateStore store;

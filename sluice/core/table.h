@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "sluice/core/arena.h"
 #include "sluice/core/buffer.h"
@@ -55,9 +56,13 @@ class KeyTable {
   [[gnu::always_inline]] void prefetch_slot(std::uint64_t hash) const {
     if (mask_ != 0) __builtin_prefetch(&slots_.data()[hash & mask_]);
   }
+  /// The slots must be in the cache: those up to the key's own are looked at.
   [[gnu::always_inline]] void prefetch_entry(std::uint64_t hash) const {
     if (mask_ == 0) return;
-    const Slot slot = slots_.data()[hash & mask_];
+    const auto tag = static_cast<std::uint32_t>(hash >> 32);
+    std::uint64_t i = hash & mask_;
+    Slot slot = slots_.data()[i];
+    while (slot.tag != tag && slot.index_plus_1 != 0) slot = slots_.data()[i = (i + 1) & mask_];
     if (slot.index_plus_1 != 0) prefetch(slot.index_plus_1 - 1);
   }
 
@@ -112,17 +117,38 @@ class KeyTable {
     }
   }
 
-  /// Removes an entry; the last entry takes its index. Returns the index that the moved entry had (== size() now), so
-  /// that callers can mend indices they hold.
-  std::uint32_t erase(std::uint32_t index) {
-    const auto last = static_cast<std::uint32_t>(entries_.size() - 1);
+  /// Takes an entry out: its key is not found any more, and comes last if it comes back. Its place in the order, with
+  /// the value as it is, stays until `compact`, so that indices of others stay.
+  void remove(std::uint32_t index) {
     remove_slot(slot_of(index));
-    if (index != last) {
-      slots_.data()[slot_of(last)].index_plus_1 = index + 1;
-      entries_[index] = std::move(entries_[last]);
-    }
+    ++holes_;
+  }
+  /// Takes the last entry out together with its place; it must not have been removed before.
+  void remove_last() {
+    remove_slot(slot_of(static_cast<std::uint32_t>(entries_.size() - 1)));
     entries_.pop_back();
-    return last;
+  }
+  /// Places of removed entries.
+  std::size_t holes() const { return holes_; }
+  /// Drops the places of removed entries and the bytes of their keys. Calls moved(old index, new index) for each other
+  /// entry, in order. Costs O(size).
+  template <class Moved>
+  void compact(const Moved& moved) {
+    std::vector<bool> present(entries_.size());
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+      if (slots_.data()[i].index_plus_1 != 0) present[slots_.data()[i].index_plus_1 - 1] = true;
+    }
+    KeyTable packed;
+    packed.reserve(entries_.size() - holes_);
+    for (std::uint32_t index = 0; index < entries_.size(); ++index) {
+      if (!present[index]) continue;
+      const auto to = static_cast<std::uint32_t>(packed.entries_.size());
+      packed.entries_.emplace_back(std::move(entries_[index]));
+      Traits::rest(packed.entries_.back().key, packed.arena_);
+      packed.insert_slot(to);
+      moved(index, to);
+    }
+    *this = std::move(packed);
   }
 
   void reserve(std::size_t entries) {
@@ -134,6 +160,7 @@ class KeyTable {
   void clear() {
     entries_.clear();
     arena_.clear();
+    holes_ = 0;
     if (capacity_ != 0) slots_.zero();
   }
   /// Memory held, for budgets.
@@ -167,19 +194,28 @@ class KeyTable {
   void grow() { rebuild(capacity_ == 0 ? 16 : capacity_ * 2); }
   void rebuild(std::size_t capacity) {
     SLUICE_ASSERT(capacity <= (1ULL << 32));
-    slots_ = RawArray<Slot>(capacity);
+    const RawArray<Slot> before = std::exchange(slots_, RawArray<Slot>(capacity));
     slots_.zero();
     capacity_ = capacity;
     mask_ = capacity - 1;
-    for (std::size_t e = 0; e < entries_.size(); ++e) {
-      std::uint64_t i = entries_[e].hash & mask_;
-      while (slots_.data()[i].index_plus_1 != 0) i = (i + 1) & mask_;
-      slots_.data()[i] = {static_cast<std::uint32_t>(entries_[e].hash >> 32), static_cast<std::uint32_t>(e + 1)};
+    if (holes_ == 0) {
+      for (std::uint32_t index = 0; index < entries_.size(); ++index) insert_slot(index);
+      return;
     }
+    for (std::size_t i = 0; i < before.size(); ++i) {
+      if (before.data()[i].index_plus_1 != 0) insert_slot(before.data()[i].index_plus_1 - 1);
+    }
+  }
+  void insert_slot(std::uint32_t index) {
+    const std::uint64_t hash = entries_[index].hash;
+    std::uint64_t i = hash & mask_;
+    while (slots_.data()[i].index_plus_1 != 0) i = (i + 1) & mask_;
+    slots_.data()[i] = {static_cast<std::uint32_t>(hash >> 32), index + 1};
   }
 
   std::size_t capacity_ = 0;
   std::uint64_t mask_ = 0;
+  std::size_t holes_ = 0;
   RawArray<Slot> slots_;
   Dense<Entry> entries_;
   Arena arena_;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -34,13 +35,13 @@ std::string text_key(std::uint64_t number) {
 }
 
 // Random operations against a std::unordered_map, and the order of entries against a vector that does as the table
-// promises: a new key comes last, the last one takes the place of an erased one.
+// promises: a new key comes last, a removed one leaves its place.
 template <class K, class MakeKey>
 void run_operations(std::uint64_t seed, const MakeKey& make_key) {
   Random random(seed);
   KeyTable<K, std::string> table;
   std::unordered_map<K, std::string> expected;
-  std::vector<K> order;
+  std::vector<std::optional<K>> order;  // nothing where a removed entry was
   const std::uint64_t keys = 1 + random.below(200);
   if (random.chance(0.3)) table.reserve(random.below(300));
   for (std::uint64_t steps = random.below(400); steps > 0; --steps) {
@@ -64,20 +65,36 @@ void run_operations(std::uint64_t seed, const MakeKey& make_key) {
     } else if (what < 9) {
       const std::uint32_t index = find(table, key, seed);
       if (index == table.none) continue;
-      ASSERT_EQ(table.erase(index), order.size() - 1);
-      order[index] = order.back();
-      order.pop_back();
+      if (index + 1 == order.size() && random.chance(0.5)) {
+        table.remove_last();
+        order.pop_back();
+      } else {
+        table.remove(index);
+        order[index].reset();
+      }
       expected.erase(key);
+    } else if (random.chance(0.1)) {
+      std::vector<std::optional<K>> left;
+      table.compact([&](std::uint32_t from, std::uint32_t to) {
+        ASSERT_TRUE(order[from].has_value());
+        ASSERT_EQ(to, left.size());
+        left.push_back(order[from]);
+      });
+      order = left;
+      ASSERT_EQ(order.size(), expected.size());
     } else if (random.chance(0.02)) {
       table.clear();
       expected.clear();
       order.clear();
     }
-    ASSERT_EQ(table.size(), expected.size());
+    ASSERT_EQ(table.size(), order.size());
+    ASSERT_EQ(table.size() - table.holes(), expected.size());
   }
   std::size_t i = 0;
   for (const auto& entry : table) {
-    ASSERT_EQ(K(KeyTraits<K>::leave(entry.key)), order[i++]);
+    const auto& key = order[i++];
+    if (!key.has_value()) continue;
+    ASSERT_EQ(K(KeyTraits<K>::leave(entry.key)), *key);
     ASSERT_EQ(entry.value, expected.at(K(KeyTraits<K>::leave(entry.key))));
   }
   ASSERT_EQ(i, order.size());
@@ -112,12 +129,12 @@ TEST(KeyTable, DoesAsAMapWhenManyKeysHaveOneHash) {
         ASSERT_EQ(made, expected.emplace(key, key * 3).second);
       } else if (const std::uint32_t index = table.find(hash, key); index != table.none) {
         ASSERT_EQ(table[index].value, key * 3);
-        table.erase(index);
+        table.remove(index);
         ASSERT_EQ(expected.erase(key), 1U);
       } else {
         ASSERT_FALSE(expected.contains(key));
       }
-      ASSERT_EQ(table.size(), expected.size());
+      ASSERT_EQ(table.size() - table.holes(), expected.size());
     }
     for (const auto& [key, value] : expected) {
       const std::uint64_t hash =
@@ -147,15 +164,29 @@ TEST(KeyTable, KeepsTheOrderOfFirstInsertionThroughGrowth) {
   EXPECT_EQ(expected, 100'000);
 }
 
-TEST(KeyTable, MovesTheLastEntryToThePlaceOfAnErasedOne) {
+TEST(KeyTable, KeepsThePlacesOfOthersWhenAnEntryIsRemovedAndPutsOneThatComesBackLast) {
   KeyTable<std::int64_t, int> table;
   for (int i = 0; i < 5; ++i) insert(table, std::int64_t{i}, i);
-  EXPECT_EQ(table.erase(1), 4U);
-  EXPECT_EQ(table[1].key, 4);
-  EXPECT_EQ(find(table, std::int64_t{4}), 1U);
+  table.remove(1);
   EXPECT_EQ(find(table, std::int64_t{1}), table.none);
-  EXPECT_EQ(table.erase(3), 3U);
-  EXPECT_EQ(table.size(), 3U);
+  EXPECT_EQ(find(table, std::int64_t{4}), 4U);
+  EXPECT_EQ(insert(table, std::int64_t{1}, 10), std::pair(5U, true));
+  table.compact([](std::uint32_t, std::uint32_t) {});
+  EXPECT_EQ(table.size(), 5U);
+  EXPECT_EQ(find(table, std::int64_t{2}), 1U);
+  EXPECT_EQ(find(table, std::int64_t{1}), 4U);
+}
+
+TEST(KeyTable, GivesBackTheBytesOfKeysThatCameAndWent) {
+  KeyTable<std::string, int> table;
+  std::size_t most = 0;
+  for (int i = 0; i < 100'000; ++i) {
+    const std::uint32_t index = insert(table, std::string(40, 'k') + std::to_string(i), i).first;
+    table.remove(index);
+    if (table.holes() > 100) table.compact([](std::uint32_t, std::uint32_t) {});
+    most = std::max(most, table.bytes());
+  }
+  EXPECT_LT(most, 128U << 10);
 }
 
 TEST(KeyTable, CopiesLongKeysSoThatTheirSourceMayGo) {
@@ -174,7 +205,8 @@ TEST(KeyTable, DestroysEachValueOnce) {
     KeyTable<std::int64_t, std::shared_ptr<int>> table;
     for (std::int64_t i = 0; i < 1000; ++i) insert(table, i, std::shared_ptr<int>(counted));
     EXPECT_EQ(counted.use_count(), 1001);
-    for (std::uint32_t i = 0; i < 500; ++i) table.erase(i / 2);
+    for (std::uint32_t i = 0; i < 500; ++i) table.remove(i * 2);
+    table.compact([](std::uint32_t, std::uint32_t) {});
     EXPECT_EQ(counted.use_count(), 501);
     KeyTable<std::int64_t, std::shared_ptr<int>> other = std::move(table);
     EXPECT_EQ(counted.use_count(), 501);
