@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -23,6 +24,7 @@
 
 #include "sluice/api/operators.h"
 #include "sluice/api/rdd.h"
+#include "sluice/api/sink.h"
 #include "sluice/stream/driver.h"
 #include "sluice/stream/update_state.h"
 #include "sluice/stream/window_state.h"
@@ -92,16 +94,45 @@ using StateTypeOf = typename InOptional<typename UpdateFunction<F>::Optional>::t
 std::string batch_directory(const std::string& prefix, const std::string& suffix, Time time);
 }  // namespace detail
 
+/// An output of a stream, to be named.
+class OutputOperation {
+ public:
+  /// Its identity in the journal of a checkpoint directory, in errors and events. Needed with a checkpoint directory
+  /// where there are several outputs of one kind on streams of one name.
+  OutputOperation name(std::string name) const {
+    driver_->check_not_started(*info_);
+    info_->name = std::move(name);
+    info_->named = true;
+    return *this;
+  }
+
+  /// For the engine.
+  OutputOperation(std::shared_ptr<detail::Driver> driver, std::shared_ptr<detail::OperatorInfo> info)
+      : driver_(std::move(driver)), info_(std::move(info)) {}
+
+ private:
+  std::shared_ptr<detail::Driver> driver_;
+  std::shared_ptr<detail::OperatorInfo> info_;
+};
+
 /// See the head of this file. Cheap to copy; copies are the same stream.
 template <class T>
 class DStream : public Operators<DStream, T> {
  public:
   using Record = T;
 
-  /// Names the stream: its identity in errors, events and checkpoints.
+  /// Names the stream: its identity in errors, events and checkpoints. State is found again by it, so keep it when the
+  /// program changes. With a checkpoint directory operators with state, and windows, must have one.
   DStream name(std::string name) const {
     driver_->check_not_started(*node_->info);
     node_->info->name = std::move(name);
+    node_->info->named = true;
+    return *this;
+  }
+  /// A name that it had in an earlier version of the program: state kept under it is taken up.
+  DStream alias(std::string name) const {
+    driver_->check_not_started(*node_->info);
+    node_->info->aliases.push_back(std::move(name));
     return *this;
   }
   /// Time between two RDDs.
@@ -143,9 +174,11 @@ class DStream : public Operators<DStream, T> {
   DStream<T> reduce_by_window(F f, Inverse inverse, WindowOptions options,
                               Place where = std::source_location::current()) const {
     options.partitions = 1;
-    return this->map([](const T& record) { return std::pair<std::int32_t, T>(0, record); }, where)
-        .reduce_by_key_and_window(f, inverse, options, where)
-        .map([](const std::pair<std::int32_t, T>& sum) { return sum.second; }, where);
+    const auto sums = this->map([](const T& record) { return std::pair<std::int32_t, T>(0, record); }, where)
+                          .reduce_by_key_and_window(f, inverse, options, where);
+    const auto result = sums.map([](const std::pair<std::int32_t, T>& sum) { return sum.second; }, where);
+    result.node_->info = sums.stream_node()->info;  // one operator, one name
+    return result;
   }
   /// (key, sum over the window) for each key with a record in the window: batches are reduced by key once, then the
   /// window's reduced batches (PD-06). Cost of a slide: the distinct keys of all its batches.
@@ -157,6 +190,14 @@ class DStream : public Operators<DStream, T> {
     const DStream<T> window = reduced.window_of(options, made, detail::UnionBody::How::align);
     using V = typename T::second_type;
     using Combine = detail::ReduceCombine<V, F>;
+    // Batches of a checkpoint may lie in another number of partitions.
+    auto again = detail::ship<detail::ShuffleKernel, detail::CombineKernel<typename T::first_type, V, V, Combine>>(
+        *made, detail::Fn<Combine>{{f}});
+    reduced.node_->regroup = [made, again, partitions = partitions_or_default(options.partitions)](
+                                 detail::Engine& engine, const detail::NodePtr& node) {
+      if (node->by_key && node->partitions == partitions) return node;
+      return detail::make_shuffled(engine, made, type_ops<T>(), node, again, partitions, true);
+    };
     auto merge = detail::ship<detail::Kernel, detail::CombineInPlaceKernel<typename T::first_type, V, Combine>>(
         *made, detail::Fn<Combine>{{f}});
     return window.template derive<T>(made, [made, merge](detail::Engine&, const detail::NodePtr& parent) {
@@ -188,6 +229,14 @@ class DStream : public Operators<DStream, T> {
         *made, detail::StateOf<State>{state});
     const auto stream = driver_->add_stream(made, {reduced.node_}, options.slide);
     stream->stateful = stream->in_batch_only = true;
+    stream->state = detail::StateBinding{state.operation, partitions, State::schema(options.length, options.slide),
+                                         [partitions](std::size_t partition, std::uint64_t seed) {
+                                           return detail::StateOf<State>::make(partition, partitions, seed);
+                                         },
+                                         [](const detail::StateSchema& written) {
+                                           return written.kind == "window" && written.key == schema_of<K>() &&
+                                                  written.value == schema_of<std::pair<V, std::uint32_t>>();
+                                         }};
     // Batches that entered before the last slide live on as deltas inside the state.
     stream->reach = std::min(options.slide, options.length) - node_->slide;
     stream->compute = [driver = driver_.get(), parent = reduced.node_, made, kernel, snapshot, options,
@@ -261,47 +310,78 @@ class DStream : public Operators<DStream, T> {
   /// never two at a time, started in the order of declaration; one that runs an action waits there while the others
   /// come to theirs, so that shared work is done once. A function that throws fails its batch.
   template <class F>
-  void foreach_rdd(F f, Place where = std::source_location::current()) const {
-    const auto made = info("foreach_rdd", where);
-    driver_->add_output(made, node_,
-                        [driver = std::weak_ptr(driver_), f = std::move(f), made, parts = default_partitions_](
-                            const detail::NodePtr& node, Time time) mutable {
-                          Rdd<T> rdd(driver.lock()->shared_engine(), node, parts, made);
-                          if constexpr (std::is_invocable_v<F&, Rdd<T>, Time>) {
-                            f(std::move(rdd), time);
-                          } else {
-                            f(std::move(rdd));
-                          }
-                        });
+  OutputOperation foreach_rdd(F f, Place where = std::source_location::current()) const {
+    const auto made = info(("foreach_rdd " + node_->info->name).c_str(), where);
+    return add_output(
+        made,
+        [driver = std::weak_ptr(driver_), f = std::move(f), made, parts = default_partitions_](
+            const detail::NodePtr& node, Time time) mutable {
+          Rdd<T> rdd(driver.lock()->shared_engine(), node, parts, made);
+          if constexpr (std::is_invocable_v<F&, Rdd<T>, Time>) {
+            f(std::move(rdd), time);
+          } else {
+            f(std::move(rdd));
+          }
+        },
+        shows_all(made));
   }
   /// Prints the time and the first `n` records of each batch on standard output (DS-21).
-  void print(std::size_t n = 10, Place where = std::source_location::current()) const {
+  OutputOperation print(std::size_t n = 10, Place where = std::source_location::current()) const {
     const auto made = info(("print " + node_->info->name).c_str(), where);
-    driver_->add_output(made, node_,
-                        [driver = std::weak_ptr(driver_), made, n, parts = default_partitions_](
-                            const detail::NodePtr& node, Time time) {
-                          const Rdd<T> rdd(driver.lock()->shared_engine(), node, parts, made);
-                          const Records<T> records = rdd.take(n + 1);
-                          std::vector<std::string> lines;
-                          for (std::size_t i = 0; i < std::min(n, records.size()); ++i)
-                            lines.push_back(detail::AsLine<T>{}(records[i]));
-                          detail::print_batch(time, lines, records.size() > n);
-                        });
+    const auto print = shows(made, n);
+    return add_output(made, print, print);
   }
   /// Writes each batch into a directory `prefix-<milliseconds>[.suffix]`; see Rdd::save_as_text_files (DS-22).
-  void save_as_text_files(const std::string& prefix, const std::string& suffix = "",
-                          Place where = std::source_location::current()) const {
-    foreach_rdd(
-        [prefix, suffix, where](const Rdd<T>& rdd, Time time) {
+  OutputOperation save_as_text_files(const std::string& prefix, const std::string& suffix = "",
+                                     Place where = std::source_location::current()) const {
+    const auto made = info(("save_as_text_files " + prefix).c_str(), where);
+    return add_output(
+        made,
+        [driver = std::weak_ptr(driver_), made, prefix, suffix, where, parts = default_partitions_](
+            const detail::NodePtr& node, Time time) {
+          const Rdd<T> rdd(driver.lock()->shared_engine(), node, parts, made);
           rdd.save_as_text_files(detail::batch_directory(prefix, suffix, time), where);
         },
-        where);
+        shows_all(made));
+  }
+
+  /// Gives each batch to a sink, whose contract says what a crash does to it; see sink.h. The ready-made ones have
+  /// functions of their own (connect/file_sink.h and others).
+  OutputOperation save_to(std::shared_ptr<Sink<T>> sink, Place where = std::source_location::current()) const {
+    const auto made = info(("save_to " + sink->argument()).c_str(), where);
+    detail::StreamOutput output;
+    output.info = made;
+    output.stream = node_;
+    const auto started = std::make_shared<SinkBatch>();
+    output.start = [sink, started, driver = std::weak_ptr(driver_)](const detail::OutputStart& start) {
+      *started = {start.app, start.identity, Time{}, start.epoch};
+      sink->start({start.app, start.identity, start.epoch, start.said, driver.lock()->engine().runtime()});
+    };
+    output.close = [sink] { sink->close(); };
+    auto kernel = detail::ship<detail::Kernel, detail::SinkKernel<T>>(*made, sink->writers());
+    output.function = [driver = std::weak_ptr(driver_), sink, started, made, kernel](const detail::NodePtr& node,
+                                                                                     Time time) {
+      detail::Engine& engine = driver.lock()->engine();
+      const auto partitions =
+          detail::Turns::collect(engine, detail::make_narrow(made, type_ops<std::string>(), node, kernel));
+      std::vector<std::string> parts;
+      for (const detail::RestedPtr& part : partitions) detail::append_records(*part, parts);
+      SinkBatch batch = *started;
+      batch.batch = time;
+      return sink->commit(batch, parts);
+    };
+    output.show = shows_all(made);
+    output.contract = contract_name(sink->contract());
+    driver_->add_output(std::move(output));
+    return {driver_, made};
   }
 
   // ---- For the engine's other layers.
 
   DStream(std::shared_ptr<detail::Driver> driver, detail::StreamNodePtr node, std::size_t default_partitions)
-      : driver_(std::move(driver)), node_(std::move(node)), default_partitions_(default_partitions) {}
+      : driver_(std::move(driver)), node_(std::move(node)), default_partitions_(default_partitions) {
+    node_->type = &type_ops<T>();
+  }
   const detail::StreamNodePtr& stream_node() const { return node_; }
   const std::shared_ptr<detail::Driver>& driver() const { return driver_; }
   std::shared_ptr<detail::OperatorInfo> info(const char* name, Place where) const {
@@ -334,6 +414,35 @@ class DStream : public Operators<DStream, T> {
  private:
   template <class>
   friend class DStream;
+
+  using OutputFunction = std::function<void(const detail::NodePtr&, Time)>;
+  OutputOperation add_output(const std::shared_ptr<detail::OperatorInfo>& made, OutputFunction function,
+                             OutputFunction show) const {
+    detail::StreamOutput output;
+    output.info = made;
+    output.stream = node_;
+    output.function = [function = std::move(function)](const detail::NodePtr& node, Time time) {
+      function(node, time);
+      return std::string();
+    };
+    output.show = std::move(show);
+    driver_->add_output(std::move(output));
+    return {driver_, made};
+  }
+  /// Prints up to `n` records.
+  OutputFunction shows(const std::shared_ptr<detail::OperatorInfo>& made, std::size_t n) const {
+    return [driver = std::weak_ptr(driver_), made, n, parts = default_partitions_](const detail::NodePtr& node,
+                                                                                   Time time) {
+      const Rdd<T> rdd(driver.lock()->shared_engine(), node, parts, made);
+      const Records<T> records = rdd.take(n + 1);
+      std::vector<std::string> lines;
+      for (std::size_t i = 0; i < std::min(n, records.size()); ++i) lines.push_back(detail::AsLine<T>{}(records[i]));
+      detail::print_batch(time, lines, records.size() > n);
+    };
+  }
+  OutputFunction shows_all(const std::shared_ptr<detail::OperatorInfo>& made) const {
+    return shows(made, std::numeric_limits<std::size_t>::max() - 1);
+  }
 
   void check_window(WindowOptions& options, const detail::OperatorInfo& made) const {
     const Duration own = node_->slide;
@@ -377,8 +486,14 @@ class StateDStream : public DStream<std::pair<K, S>> {
   /// Only the keys for which the function was called in the batch, and which have a state. With `idle_keeps_state`
   /// these are the keys of the batch: the cost follows the input, not the state.
   const DStream<std::pair<K, S>>& changes() const { return changes_; }
+  /// See DStream; of both streams.
   StateDStream name(std::string name) const {
     DStream<std::pair<K, S>>::name(std::move(name));
+    return *this;
+  }
+  /// See DStream.
+  StateDStream alias(std::string name) const {
+    DStream<std::pair<K, S>>::alias(std::move(name));
     return *this;
   }
 
@@ -411,6 +526,15 @@ auto DStream<T>::update_state_by_key(F f, UpdateStateOptions options, Place wher
       *made, detail::StateOf<State>{state});
   const auto stream = driver_->add_stream(made, {node_}, node_->slide);
   stream->stateful = stream->in_batch_only = true;
+  stream->state = detail::StateBinding{state.operation, partitions, State::schema("update_state_by_key", node_->slide),
+                                       [partitions](std::size_t partition, std::uint64_t seed) {
+                                         return detail::StateOf<State>::make(partition, partitions, seed);
+                                       },
+                                       [](const detail::StateSchema& written) {
+                                         return written.kind == "update_state_by_key" &&
+                                                written.key == schema_of<K>() &&
+                                                detail::ValueReader<S>::fits(written.value);
+                                       }};
   stream->compute = [driver = driver_.get(), parent = node_, made, partitions, shuffled = kernel(true),
                      in_place = kernel(false)](Time time) {
     detail::Engine& engine = driver->engine();

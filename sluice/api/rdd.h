@@ -43,7 +43,9 @@ void append_text(std::string& line, char value);
 void append_text(std::string& line, double value);
 void append_text(std::string& line, std::int64_t value);
 void append_text(std::string& line, std::uint64_t value);
-/// A record as a line: text as it is, numbers in the shortest form, pairs and tuples as "(a,b)", ranges as "[a,b]".
+/// A record as a line: text as it is, numbers in the shortest form, pairs, tuples and plain structs as "(a,b)", ranges
+/// as
+/// "[a,b]".
 template <class T>
 void append_record(std::string& line, const T& record) {
   if constexpr (std::is_convertible_v<const T&, std::string_view>) {
@@ -73,6 +75,21 @@ void append_record(std::string& line, const T& record) {
     } else {
       line += "none";
     }
+  } else if constexpr (kind_v<T> == Kind::aggregate) {
+    line += '(';
+    bool first = true;
+    for_each_field(record, [&](const auto& field) {
+      if (!first) line += ',';
+      first = false;
+      append_record(line, field);
+    });
+    line += ')';
+  } else if constexpr (kind_v<T> == Kind::duration) {
+    append_text(line, static_cast<std::int64_t>(record.count()));
+  } else if constexpr (kind_v<T> == Kind::time_point) {
+    append_text(line, static_cast<std::int64_t>(record.time_since_epoch().count()));
+  } else if constexpr (!requires { record.begin(); } && !std::is_array_v<T>) {
+    line += '<' + schema_of<T>() + '>';  // a codec says how it is encoded, not how it is read
   } else {
     line += '[';
     bool first = true;
@@ -105,6 +122,7 @@ class Rdd : public Operators<Rdd, T> {
   /// Names the last operator, for errors and the batch page.
   Rdd name(std::string name) const {
     info_->name = std::move(name);
+    info_->named = true;
     return *this;
   }
   /// Keeps the partitions once they are computed (RD-07); they go away with the last copy of the returned Rdd.
@@ -164,7 +182,8 @@ class Rdd : public Operators<Rdd, T> {
     auto kernel =
         detail::ship<detail::Kernel, detail::FoldKernel<T, std::int64_t, detail::ForeachFold<T, F>, detail::Fn<F>>>(
             *info, detail::Fn<F>{std::move(f)});
-    detail::Turns::collect(*engine_, detail::make_narrow(info, type_ops<std::int64_t>(), node_, std::move(kernel)));
+    detail::Turns::collect(*engine_, detail::make_narrow(info, type_ops<std::int64_t>(), node_, std::move(kernel)),
+                           detail::Turns::Seen::tasks);
   }
   /// f(partition) for each partition, where its task runs. Batch time, index and attempt of the Partition identify the
   /// output, for sinks that must not write twice.
@@ -174,7 +193,8 @@ class Rdd : public Operators<Rdd, T> {
     const auto info = engine_->info("foreach_partition", where);
     auto kernel = detail::ship<detail::Kernel, detail::PartitionKernel<T, std::int64_t, detail::PartitionForeach<F>>>(
         *info, detail::Fn{detail::PartitionForeach<F>{std::move(f)}});
-    detail::Turns::collect(*engine_, detail::make_narrow(info, type_ops<std::int64_t>(), node_, std::move(kernel)));
+    detail::Turns::collect(*engine_, detail::make_narrow(info, type_ops<std::int64_t>(), node_, std::move(kernel)),
+                           detail::Turns::Seen::tasks);
   }
   /// Writes one file a partition, "part-00000" and so on, one record a line, into `directory`, each complete or not
   /// there; then an empty "_SUCCESS". Files of an earlier run are replaced, so a batch run again gives the same files.
@@ -183,8 +203,10 @@ class Rdd : public Operators<Rdd, T> {
     FileSystem& files = engine_->runtime().files();
     files.make_directories(directory);
     const auto lines = this->map(detail::AsLine<T>{}, where);
-    detail::Turns::collect(*engine_, detail::make_narrow(info, type_ops<std::int64_t>(), lines.node(),
-                                                         detail::text_file_writer(*info, directory)));
+    detail::Turns::collect(
+        *engine_,
+        detail::make_narrow(info, type_ops<std::int64_t>(), lines.node(), detail::text_file_writer(*info, directory)),
+        detail::Turns::Seen::tasks);
     files.publish(directory + "/_SUCCESS", {});
   }
 

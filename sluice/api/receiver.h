@@ -27,6 +27,28 @@
 
 namespace sluice {
 
+namespace detail {
+/// Records of a block in the write-ahead log (ReceiverContext::records_for_log).
+template <class T>
+class LoggedRecordsSource : public Source {
+ public:
+  LoggedRecordsSource(std::string directory, LogHandle handle) : directory_(std::move(directory)), handle_(handle) {}
+  void read(const OpenAt& at, Pipe& out) const override {
+    const std::string bytes = read_log_record(at.task.environment().runtime.files(), directory_, handle_);
+    Decoder in(bytes);
+    if (in.u8() == 0) {
+      RestedRecords::decode_from(in, type_ops<T>())->push_all(out);
+    } else if constexpr (std::is_same_v<T, std::string_view>) {
+      push_lines(at.task, std::string_view(bytes).substr(1), out);
+    }
+  }
+
+ private:
+  std::string directory_;
+  LogHandle handle_;
+};
+}  // namespace detail
+
 /// What a receiver may do. Threads: all members may be called from any thread until `run` has returned.
 template <class T>
 class ReceiverContext : public detail::ReceiverChannel {
@@ -57,27 +79,42 @@ class ReceiverContext : public detail::ReceiverChannel {
   }
 
   /// Stores the records as one block; returns when it is stored, so that the source may be told (a reliable receiver,
-  /// RC-03). Waits while the byte budget is used up. False when the stream stops; nothing is taken then.
-  bool store(std::span<const T> records) {
+  /// RC-03). With a checkpoint directory, and its write-ahead log not switched off, that is when the block is on the
+  /// disk: it then survives any crash and is processed exactly once. `position` says where the source is to be read on
+  /// behind these records; it is kept with them, and `last_position` gives it back after a restart.
+  /// Waits while the byte budget is used up. False when the stream stops; nothing is taken then.
+  /// Errors: SLU-401, SLU-209 when the block cannot be logged; do not tell the source then.
+  bool store(std::span<const T> records, std::string position = {}) {
     if (records.empty()) return !stopped();
     seal();  // records come in the order of storing
     auto block = std::make_shared<detail::RestedRecords>(type_ops<T>());
     block->append(records.data(), records.size());
-    return this->store_block(source_of(block), block->bytes(), block->count());
+    return this->store_block(block_of(block, std::move(position)));
   }
-  bool store(const std::vector<T>& records) { return store(std::span<const T>(records)); }
+  bool store(const std::vector<T>& records, std::string position = {}) {
+    return store(std::span<const T>(records), std::move(position));
+  }
+  /// The position given with the last records that are stored durably, also by an earlier run of the program with the
+  /// same checkpoint directory; empty when there is none.
+  std::string last_position() { return this->position(); }
 
   /// Stores text lines that lie in memory, without copying them; `block.owner` keeps them alive. As `store` of many.
-  bool store_text(detail::MemoryBlock block)
+  bool store_text(detail::MemoryBlock block, std::string position = {})
     requires std::is_same_v<T, std::string_view>
   {
     const std::size_t bytes = block.bytes.size();
     seal();
-    return this->store_block(detail::ship<detail::Source, detail::MemoryTextSource>(info_, std::move(block)), bytes, 0);
+    return this->store_block({detail::ship<detail::Source, detail::MemoryTextSource>(info_, block), bytes, 0,
+                              [block] { return text_for_log(block); }, std::move(position)});
   }
 
   // ---- For the engine
 
+  detail::Shipped<detail::Source> logged_source(const std::string& wal_directory,
+                                                const detail::LogHandle& handle) const override {
+    return detail::ship<detail::Source, detail::LoggedRecordsSource<T>>(info_, std::string(wal_directory),
+                                                                        detail::LogHandle(handle));
+  }
   ReceiverContext(detail::Engine& engine, std::shared_ptr<detail::ReceiverBudget> budget, Duration block_interval,
                   Duration batch_interval)
       : ReceiverChannel(engine, std::move(budget), block_interval), batch_interval_(batch_interval) {}
@@ -118,14 +155,30 @@ class ReceiverContext : public detail::ReceiverChannel {
     add(full);
     return room;
   }
-  void add(const Open& full) {
-    this->put_block(source_of(full.records), full.records->bytes(), full.records->count(), full.last);
-  }
+  void add(const Open& full) { this->put_block(block_of(full.records, {}), full.last); }
   /// Number of the batch that time belongs to: batch T has (T - interval, T].
   std::int64_t batch_of(Time time) const { return (time.time_since_epoch() - Duration(1)) / batch_interval_; }
 
-  detail::Shipped<detail::Source> source_of(std::shared_ptr<const detail::RestedRecords> records) const {
-    return detail::ship<detail::Source, detail::RestedSource>(info_, detail::RestedPtr(std::move(records)));
+  detail::NewBlock block_of(std::shared_ptr<const detail::RestedRecords> records, std::string position) const {
+    const std::size_t bytes = records->bytes();
+    const std::uint64_t count = records->count();
+    return {detail::ship<detail::Source, detail::RestedSource>(info_, detail::RestedPtr(records)), bytes, count,
+            [records] { return records_for_log(*records); }, std::move(position)};
+  }
+
+  // A block in the log is a byte that says what follows: encoded records, or text as it came.
+  static detail::MemoryBlock records_for_log(const detail::RestedRecords& records) {
+    Encoder out;
+    out.u8(0);
+    records.encode_to(out);
+    auto bytes = std::make_shared<const std::string>(out.take());
+    return {bytes, *bytes};
+  }
+  static detail::MemoryBlock text_for_log(const detail::MemoryBlock& block) {
+    std::string marked(1, '\1');
+    marked += block.bytes;
+    auto bytes = std::make_shared<const std::string>(std::move(marked));
+    return {bytes, *bytes};
   }
 
   const Duration batch_interval_;

@@ -14,11 +14,37 @@
 namespace sluice {
 namespace {
 
-constexpr std::array known{
-    "master",       "app",         "partitions", "memory", "spill-directory", "hash-seed",      "task-tries",
-    "encode-tasks", "check-views", "checkpoint", "batch",  "block-interval",  "receiver-memory"};
+constexpr std::array known{"master",
+                           "app",
+                           "partitions",
+                           "memory",
+                           "spill-directory",
+                           "hash-seed",
+                           "task-tries",
+                           "encode-tasks",
+                           "check-views",
+                           "checkpoint",
+                           "batch",
+                           "block-interval",
+                           "receiver-memory",
+                           "checkpoint-interval",
+                           "wal",
+                           "keep-batches",
+                           "missed",
+                           "output-tries",
+                           "failed-output",
+                           "drop-state",
+                           "accept-replay-with-new-code",
+                           "dry-run",
+                           "replay"};
 
 bool is_known(std::string_view name) { return std::find(known.begin(), known.end(), name) != known.end(); }
+
+/// Those that mean true when no value is given.
+bool is_flag(std::string_view name) {
+  constexpr std::array flags{"encode-tasks", "check-views", "accept-replay-with-new-code", "dry-run"};
+  return std::find(flags.begin(), flags.end(), name) != flags.end();
+}
 
 struct CommandLine {
   std::mutex mutex;
@@ -54,13 +80,16 @@ void init(int& argc, char** argv) {
     }
     const std::size_t equals = argument.find('=');
     const std::string_view name = argument.substr(9, equals == std::string_view::npos ? equals : equals - 9);
-    if (!is_known(name) || equals == std::string_view::npos) {
-      const Error error = bad_setting(
-          name, equals == std::string_view::npos ? "no value; write --sluice.NAME=VALUE" : "no such setting");
+    const bool has_value = equals != std::string_view::npos || is_flag(name);
+    if (!is_known(name) || !has_value) {
+      const Error error = bad_setting(name, is_known(name) ? "no value; write --sluice.NAME=VALUE" : "no such setting");
       std::fprintf(stderr, "%s\n", error.what());
       std::exit(2);  // tidy: allow banned: nothing has begun, and this is how command lines are refused
     }
-    line.values[std::string(name)] = argument.substr(equals + 1);
+    std::string& value = line.values[std::string(name)];
+    const std::string_view given = equals == std::string_view::npos ? "true" : argument.substr(equals + 1);
+    // A list may be given in several arguments.
+    value = name == "drop-state" && !value.empty() ? value + "," + std::string(given) : std::string(given);
   }
   argv[kept] = nullptr;
   argc = kept;

@@ -31,13 +31,20 @@
 
 namespace sluice {
 
+using detail::FailedOutput;
+using detail::MissedBatches;
+
 /// Settings of a stream.
 struct StreamingOptions {
   /// Batch interval (batch, in milliseconds), at least 1 ms. 0: 1 s.
   Duration batch{};
-  /// Directory for what must survive a crash; stateful operators need one (checkpoint). In this version it is checked,
-  /// created and reserved, and nothing is written into it yet: see README, "What does not work yet".
+  /// Directory for what must survive a crash; stateful operators need one (checkpoint). A stream that is started with a
+  /// directory in which an earlier run has left something goes on where that one stopped, whether it was stopped or
+  /// killed: see docs/guide.md, "After a crash".
   std::string checkpoint{};
+  /// How far apart checkpoints are (checkpoint-interval, in milliseconds): what must be computed again after a crash,
+  /// against what is written. 0: 10 s.
+  Duration checkpoint_interval{};
   /// Longest time that a receiver's records wait for their block to fill (block-interval, in milliseconds). A batch
   /// time does not wait for it. 0: 200 ms.
   Duration block_interval{};
@@ -46,6 +53,19 @@ struct StreamingOptions {
   std::size_t receiver_memory_bytes = 0;
   /// Stop by itself, gracefully, when all inputs have come to their end (standard input, receivers that say so).
   bool stop_at_end_of_input = false;
+  /// With a checkpoint directory, blocks of receivers are written to a log before they count as stored. This leaves
+  /// that out (wal=false): faster, and what receivers had stored and no batch was done with is lost in a crash.
+  bool without_wal = false;
+  /// Batches that `--sluice.replay=BATCH` can run again (keep-batches). More take disk. 0: those that recovery needs.
+  std::uint64_t keep_batches = 0;
+  /// What becomes of intervals that passed while the program did not run (missed=merge or run).
+  MissedBatches missed = MissedBatches::merge;
+  /// How often an output that fails is tried before its batch fails (output-tries). 0: 3.
+  unsigned output_tries = 0;
+  /// What becomes of the stream then (failed-output=stop or go-on).
+  FailedOutput failed_output = FailedOutput::stop;
+  /// For tests: operators that need a name and have none are known by their position in the program.
+  bool name_by_position = false;
 };
 
 /// How to stop.
@@ -54,6 +74,16 @@ struct StopOptions {
   bool graceful = false;
   /// SLU-208 when it takes longer. Empty: no limit.
   std::optional<Duration> timeout{};
+};
+
+/// Settings of a program made by get_or_create: the commonest of ContextOptions and StreamingOptions; `context` and
+/// `streaming` have the others.
+struct ProgramOptions {
+  std::string app{};
+  std::string master{};
+  Duration batch{};
+  ContextOptions context{};
+  StreamingOptions streaming{};
 };
 
 /// RDDs that a test or program feeds to a stream by hand; see StreamingContext::queue_stream. Copies are the same
@@ -91,14 +121,22 @@ template <class T>
 class QueueInput : public Input {
  public:
   QueueInput(RddQueue<T> queue, bool one_at_a_time) : queue_(std::move(queue)), one_at_a_time_(one_at_a_time) {}
-  NodePtr batch(Engine&, const OperatorInfoPtr& info, Time, InputInfo& told) override {
-    std::vector<NodePtr> nodes;
-    while (one_at_a_time_ ? nodes.empty() : true) {
+  bool can_be_read_again() const override { return false; }
+  std::string choose(Engine&, Time, InputInfo& told) override {
+    while (one_at_a_time_ ? chosen_.empty() : true) {
       std::optional<Rdd<T>> next = queue_.pop();
       if (!next.has_value()) break;
-      nodes.push_back(next->node());
+      chosen_.push_back(next->node());
     }
-    told.blocks = nodes.size();
+    told.blocks = chosen_.size();
+    if (chosen_.empty()) return {};
+    Encoder out;
+    out.varint(chosen_.size());
+    return out.take();
+  }
+  NodePtr rdd(Engine&, const OperatorInfoPtr& info, std::string_view choice, InputInfo& told) override {
+    std::vector<NodePtr> nodes = std::exchange(chosen_, {});
+    if (nodes.empty() && !choice.empty()) told.blocks_lost += Decoder(choice).varint();  // of an earlier run
     if (nodes.empty()) return make_input_node(info, type_ops<T>(), {}, 1);
     return nodes.size() == 1 ? nodes[0] : make_union(info, std::move(nodes), UnionBody::How::append);
   }
@@ -106,6 +144,7 @@ class QueueInput : public Input {
  private:
   RddQueue<T> queue_;
   bool one_at_a_time_;
+  std::vector<NodePtr> chosen_;
 };
 }  // namespace detail
 
@@ -116,6 +155,19 @@ class StreamingContext {
  public:
   /// Errors: SLU-114, SLU-109 (an interval under 1 ms).
   StreamingContext(const Context& context, const StreamingOptions& options);
+
+  /// A stream with a checkpoint directory: `setup(ssc)` declares its graph, always, and start() binds what an earlier
+  /// run has left in the directory to the operators of the same names. So a new version of the program takes up the
+  /// state of the old one; see docs/guide.md, "Changing a program".
+  ///
+  ///     auto ssc = sluice::StreamingContext::get_or_create("ckpt", [](sluice::StreamingContext& ssc) { ... },
+  ///                                                        {.app = "hits", .batch = 100ms});
+  ///
+  /// (Spark's getOrCreate calls its function only when there is no checkpoint, and recovers the graph itself.)
+  /// Errors: those of Context and StreamingContext, and what `setup` throws.
+  static StreamingContext get_or_create(const std::string& directory,
+                                        const std::function<void(StreamingContext&)>& setup,
+                                        const ProgramOptions& options = {});
 
   /// The batch side, for RDDs to join or broadcast (SC-07).
   const Context& context() const { return context_; }
@@ -163,7 +215,7 @@ class StreamingContext {
     };
     return DStream<T>(driver_,
                       driver_->add_input(info, std::make_unique<detail::ReceiverInput>(
-                                                   info->name, type_ops<T>(), settings, partitions_max(),
+                                                   std::string(), type_ops<T>(), settings, partitions_max(),
                                                    std::move(make_channel), std::move(body))),
                       context_.default_partitions());
   }

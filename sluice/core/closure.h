@@ -271,4 +271,12 @@ Shipped<I> ship(const OperatorInfo& info, Parts... parts) {
 }
 
 }  // namespace detail
+
+/// So that a shipped object can be a part of another.
+template <class I>
+struct codec<detail::Shipped<I>> {
+  static void encode(const detail::Shipped<I>& shipped, Encoder& out) { shipped.encode_to(out); }
+  static detail::Shipped<I> decode(Decoder& in) { return detail::Shipped<I>::decode_from(in); }
+};
+
 }  // namespace sluice

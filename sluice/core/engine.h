@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -46,6 +47,9 @@ struct JobOptions {
   Time batch{};
   /// Tasks give up when it becomes true (SLU-205).
   const std::atomic<bool>* cancelled = nullptr;
+  /// Called by Turns before anything that follows from the records of an RDD can be seen outside the engine: it returns
+  /// when what they were made from is on the disk. Empty: nothing to wait for.
+  std::function<void()> gate{};
 };
 
 /// What jobs have cost so far.
@@ -112,7 +116,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
 // ---- Constructors of nodes
 
 NodePtr make_source(OperatorInfoPtr info, const TypeOps& type, std::vector<Shipped<Source>> sources,
-                    std::size_t partitions, std::shared_ptr<const void> holds = nullptr);
+                    std::size_t partitions, std::shared_ptr<const void> holds = nullptr, bool by_key = false);
 NodePtr make_narrow(OperatorInfoPtr info, const TypeOps& type, NodePtr parent, Shipped<Kernel> kernel,
                     bool keeps_partitioning = false);
 NodePtr make_shuffled(Engine& engine, OperatorInfoPtr info, const TypeOps& type, NodePtr parent,

@@ -42,9 +42,10 @@ std::shared_ptr<Node> make_node(OperatorInfoPtr info, const TypeOps& type, std::
 }  // namespace
 
 NodePtr make_source(OperatorInfoPtr info, const TypeOps& type, std::vector<Shipped<Source>> sources,
-                    std::size_t partitions, std::shared_ptr<const void> holds) {
+                    std::size_t partitions, std::shared_ptr<const void> holds, bool by_key) {
   SLUICE_ASSERT(sources.size() == 1 || sources.size() == partitions);
   auto node = make_node(std::move(info), type, {}, partitions);
+  node->by_key = by_key;
   node->body = SourceBody{std::move(sources), std::move(holds)};
   return node;
 }

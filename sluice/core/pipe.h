@@ -28,6 +28,10 @@ namespace sluice::detail {
 struct OperatorInfo {
   std::string name;
   Place where;
+  /// The user has given the name, which then is the operator's identity in checkpoints.
+  bool named = false;
+  /// Names it had in earlier versions of the program.
+  std::vector<std::string> aliases{};
 };
 
 /// Bytes of records that fit a chunk buffer: small enough to stay in the first-level cache with its neighbours.

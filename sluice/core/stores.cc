@@ -345,6 +345,18 @@ std::shared_ptr<StatePartition> StateStore::get(std::uint64_t operation, std::si
   return state;
 }
 
+std::shared_ptr<StatePartition> StateStore::find(std::uint64_t operation, std::size_t partition) {
+  const std::lock_guard lock(mutex_);
+  const auto found = states_.find({operation, partition});
+  return found == states_.end() ? nullptr : found->second;
+}
+
+void StateStore::put(std::uint64_t operation, std::size_t partition, std::shared_ptr<StatePartition> state) {
+  if (tracks_) state->track();
+  const std::lock_guard lock(mutex_);
+  states_[{operation, partition}] = std::move(state);
+}
+
 void StateStore::remove(std::uint64_t operation) {
   const std::lock_guard lock(mutex_);
   states_.erase(states_.lower_bound({operation, 0}), states_.lower_bound({operation + 1, 0}));

@@ -159,8 +159,10 @@ struct StateSchema {
   /// Size of each encoded key and value; 0: each has its length before it.
   std::uint32_t key_bytes = 0;
   std::uint32_t value_bytes = 0;
-  /// Logs of batches up to (last batch - this) have left; 0: there are no logs.
+  /// Logs of batches up to (last slide - this) have left; 0: there are no logs.
   std::int64_t log_length = 0;
+  /// Time between two batches of the operator: its state is that of the last multiple.
+  std::int64_t slide = 0;
   friend bool operator==(const StateSchema&, const StateSchema&) = default;
 };
 
@@ -184,8 +186,10 @@ class StatePartition {
   /// Takes in a block of a checkpoint; blocks of older checkpoints come first. `written`: how it was written. Keys of
   /// other partitions are left out. Errors: SLU-301, SLU-302.
   virtual void load(const StateBlock& block, const StateSchema& written) = 0;
-  /// All blocks are loaded: the state is that after batch `version`.
+  /// All blocks are loaded: the state is that after the operator's batch `version`.
   virtual void loaded(std::int64_t version) = 0;
+  /// All of it counts as changed.
+  virtual void mark_all() = 0;
 };
 
 /// State of operators, by (operator, partition). One task works on a partition at a time.
@@ -194,6 +198,9 @@ class StateStore {
   /// The partition's state, made by `make` when it is not there.
   std::shared_ptr<StatePartition> get(std::uint64_t operation, std::size_t partition,
                                       const std::function<std::shared_ptr<StatePartition>()>& make);
+  /// nullptr when it is not there.
+  std::shared_ptr<StatePartition> find(std::uint64_t operation, std::size_t partition);
+  void put(std::uint64_t operation, std::size_t partition, std::shared_ptr<StatePartition> state);
   /// From now on state that is made keeps its changes in mind (StatePartition::track).
   void track() { tracks_ = true; }
   void remove(std::uint64_t operation);

@@ -485,6 +485,7 @@ class Counter : public StatePartition {
   bool write(std::size_t, std::vector<StateBlock>&) override { return false; }
   void load(const StateBlock&, const StateSchema&) override {}
   void loaded(std::int64_t) override {}
+  void mark_all() override {}
   bool tracked = false;
 };
 

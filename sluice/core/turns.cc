@@ -8,6 +8,7 @@ struct Turns::Player {
   std::unique_ptr<Fiber> fiber;
   std::exception_ptr error;
   NodePtr wanted;
+  Seen seen = Seen::results;
   JobResult got;
 };
 
@@ -41,8 +42,12 @@ std::vector<std::exception_ptr> Turns::run(std::vector<std::function<void()>> fu
     }
     if (asking.empty()) break;
     std::vector<NodePtr> targets;
-    for (Player* player : asking) targets.push_back(std::move(player->wanted));
-    std::vector<JobResult> results = engine_.run(targets, options_);
+    Seen seen = Seen::nothing;
+    for (Player* player : asking) {
+      targets.push_back(std::move(player->wanted));
+      seen = std::max(seen, player->seen);
+    }
+    std::vector<JobResult> results = run_job(targets, seen);
     for (std::size_t i = 0; i < asking.size(); ++i) {
       asking[i]->got = std::move(results[i]);
       asking[i]->wanted = nullptr;
@@ -57,9 +62,27 @@ std::vector<std::exception_ptr> Turns::run(std::vector<std::function<void()>> fu
   return errors;
 }
 
-std::vector<RestedPtr> Turns::ask(const NodePtr& node) {
+// Results are held back, not the work: the disk and the tasks go on at the same time.
+std::vector<JobResult> Turns::run_job(const std::vector<NodePtr>& targets, Seen seen) {
+  const auto pass_gate = [this] {
+    if (options_.gate) options_.gate();
+  };
+  try {
+    if (seen == Seen::tasks) pass_gate();
+    std::vector<JobResult> results = engine_.run(targets, options_);
+    if (seen == Seen::results) pass_gate();
+    return results;
+  } catch (...) {
+    std::vector<JobResult> failed(targets.size());
+    for (JobResult& result : failed) result.error = std::current_exception();
+    return failed;
+  }
+}
+
+std::vector<RestedPtr> Turns::ask(const NodePtr& node, Seen seen) {
   Player* const self = playing_;
   self->wanted = node;
+  self->seen = seen;
   Fiber::yield();
   JobResult got = std::move(self->got);
   if (got.error != nullptr) std::rethrow_exception(got.error);
@@ -72,7 +95,7 @@ bool Turns::playing() {
                      [fiber](const auto& entry) { return entry.first == fiber; });
 }
 
-std::vector<RestedPtr> Turns::collect(Engine& engine, const NodePtr& node) {
+std::vector<RestedPtr> Turns::collect(Engine& engine, const NodePtr& node, Seen seen) {
   if (TaskContext::current() != nullptr) {
     throw Error(Code::bad_argument, {.why = "an RDD or DStream was used inside a function that runs in tasks",
                                      .operation = node->info->name,
@@ -80,7 +103,7 @@ std::vector<RestedPtr> Turns::collect(Engine& engine, const NodePtr& node) {
   }
   Fiber* const fiber = Fiber::current();
   for (const auto& [playing, turns] : playing_fibers) {
-    if (playing == fiber && &turns->engine_ == &engine) return turns->ask(node);
+    if (playing == fiber && &turns->engine_ == &engine) return turns->ask(node, seen);
   }
   JobResult result = std::move(engine.run({node})[0]);
   if (result.error != nullptr) std::rethrow_exception(result.error);

@@ -25,16 +25,20 @@ class Turns {
   /// What a function threw, or nullptr, in the order of `functions`.
   std::vector<std::exception_ptr> run(std::vector<std::function<void()>> functions);
 
+  /// What can be seen outside the engine of what a job does: nothing; its results, when the function has them; what its
+  /// tasks do.
+  enum class Seen { nothing, results, tasks };
   /// Records of `node`: inside a function of some Turns by joining its next job, elsewhere by a job of their own.
-  /// Rethrows why they could not be made.
-  static std::vector<RestedPtr> collect(Engine& engine, const NodePtr& node);
+  /// Passes the gate of JobOptions before anything of it is seen. Rethrows why they could not be made.
+  static std::vector<RestedPtr> collect(Engine& engine, const NodePtr& node, Seen seen = Seen::results);
 
   /// True inside a function of some Turns.
   static bool playing();
 
  private:
   struct Player;
-  std::vector<RestedPtr> ask(const NodePtr& node);
+  std::vector<RestedPtr> ask(const NodePtr& node, Seen seen);
+  std::vector<JobResult> run_job(const std::vector<NodePtr>& targets, Seen seen);
 
   Engine& engine_;
   const JobOptions options_;

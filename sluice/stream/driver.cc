@@ -5,6 +5,8 @@
 #include <set>
 #include <unordered_map>
 
+#include "sluice/runtime/kill_point.h"
+
 namespace sluice::detail {
 namespace {
 
@@ -17,6 +19,9 @@ ActiveDirectories& active_directories() {
   static ActiveDirectories& instance = *new ActiveDirectories;
   return instance;
 }
+
+// A gap before the next batch that is shorter is not worth beginning a piece of a checkpoint.
+constexpr Duration save_gap_min = std::chrono::microseconds(300);
 
 // The driver whose listeners are being called on this thread.
 thread_local const Driver* telling = nullptr;
@@ -99,10 +104,9 @@ StreamNodePtr Driver::add_stream(std::shared_ptr<OperatorInfo> info, std::vector
   return stream;
 }
 
-void Driver::add_output(std::shared_ptr<OperatorInfo> info, StreamNodePtr stream,
-                        std::function<void(const NodePtr&, Time)> function) {
-  check_not_started(*info);
-  outputs_.push_back({std::move(info), std::move(stream), std::move(function), false});
+void Driver::add_output(StreamOutput output) {
+  check_not_started(*output.info);
+  outputs_.push_back(std::move(output));
 }
 
 // ---- Life cycle
@@ -123,12 +127,29 @@ void Driver::set_keep_times() {
     StreamNode& stream = **it;
     for (const StreamNodePtr& parent : stream.parents) {
       parent->keep = std::max(parent->keep, stream.keep + stream.reach);
+      parent->asked_back = std::max(parent->asked_back, stream.reach);
     }
   }
   for (const StreamNodePtr& stream : streams_) {
     if (!stream->in_batch_only || stream->keep == Duration{}) continue;
     stream->stateful = true;
     if (!stream->persist) stream->persist = Keep::memory_and_disk;
+  }
+  if (options_.checkpoint.empty()) return;
+  // What windows reach back for is a part of checkpoints, unless it is an input that can be read again.
+  for (const StreamNodePtr& stream : streams_) {
+    if (stream->asked_back == Duration{}) continue;
+    const auto input =
+        std::find_if(inputs_.begin(), inputs_.end(), [&](const InputSlot& slot) { return slot.stream == stream; });
+    const bool read_again =
+        input != inputs_.end() && input->input->can_be_read_again() && (input->input->receivers() == 0 || options_.wal);
+    if (read_again) {
+      held_for_ = std::max(held_for_, stream->asked_back);
+      continue;
+    }
+    stream->stateful = true;
+    if (!stream->persist) stream->persist = Keep::memory_and_disk;
+    stream->kept_as = "?";  // its name follows in set_identities
   }
 }
 
@@ -143,6 +164,8 @@ void Driver::start() {
   }
   // A failed start leaves everything as it was, so that it can be mended and tried again (LC-05).
   check_graph();
+  set_keep_times();
+  if (!options_.checkpoint.empty()) set_identities();
   receivers_ = 0;
   for (const InputSlot& slot : inputs_) receivers_ += static_cast<long>(slot.input->receivers());
   if (!options_.checkpoint.empty()) {
@@ -156,10 +179,21 @@ void Driver::start() {
   try {
     engine_->reserve_cores(receivers_);
     try {
-      if (!options_.checkpoint.empty()) engine_->runtime().files().make_directories(options_.checkpoint);
-      for (; started < inputs_.size(); ++started) inputs_[started].input->start(*engine_);
+      const Time now = engine_->runtime().clock().now();
+      zero_ = Time((now.time_since_epoch() / options_.interval) * options_.interval);
+      if (!options_.checkpoint.empty()) open_directory();
+      resumed_after_ = last_batch_ = std::max(last_batch_, zero_);
+      if (!options_.dry_run && !options_.replay.has_value()) {
+        start_outputs();
+        start_inputs(started);
+      }
     } catch (...) {
       for (std::size_t i = 0; i < started; ++i) inputs_[i].input->stop();
+      directory_ = nullptr;
+      for (const StreamNodePtr& stream : streams_) {
+        if (stream->state) engine_->states().remove(stream->state->operation);
+        stream->forget_before(Time::max());
+      }
       engine_->reserve_cores(-receivers_);
       throw;
     }
@@ -169,21 +203,25 @@ void Driver::start() {
     active.in_use.erase(options_.checkpoint);
     throw;
   }
-  set_keep_times();
-  const std::size_t declared = streams_.size();
-  for (std::size_t i = 0; i < declared; ++i) {
-    if (!streams_[i]->stateful) continue;
-    StreamOutput keep_up{streams_[i]->info, streams_[i], nullptr, true};
-    keep_up.function = [this, info = streams_[i]->info](const NodePtr& node, Time) {
-      Turns::collect(*engine_, make_discard(info, node));
-    };
-    outputs_.push_back(std::move(keep_up));
-  }
-  const Time now = engine_->runtime().clock().now();
-  zero_ = Time((now.time_since_epoch() / options_.interval) * options_.interval);
+  add_internal_outputs();
   const std::lock_guard lock(mutex_);
   state_ = StreamState::active;
   thread_ = engine_->runtime().spawn("stream", [this] { run(); });
+}
+
+void Driver::add_internal_outputs() {
+  for (const StreamNodePtr& stream : streams_) {
+    if (!stream->stateful) continue;
+    StreamOutput keep_up;
+    keep_up.info = stream->info;
+    keep_up.stream = stream;
+    keep_up.internal = true;
+    keep_up.function = [this, info = stream->info](const NodePtr& node, Time) {
+      Turns::collect(*engine_, make_discard(info, node), Turns::Seen::nothing);
+      return std::string();
+    };
+    outputs_.push_back(std::move(keep_up));
+  }
 }
 
 StreamState Driver::state() {
@@ -293,13 +331,19 @@ void Driver::tell(const Tell& tell) {
 void Driver::run() {
   std::exception_ptr error;
   try {
-    tell([this](StreamingListener& listener) { listener.on_streaming_started(zero_); });
-    run_batches();
+    if (options_.replay.has_value()) {
+      run_replay();
+    } else if (!options_.dry_run) {
+      tell([this](StreamingListener& listener) { listener.on_streaming_started(zero_); });
+      run_batches(run_missed(recover()));
+    }
   } catch (...) {
     error = std::current_exception();
   }
   try {
     stop_inputs();
+    saving_ = nullptr;
+    directory_ = nullptr;
     for (const StreamNodePtr& stream : streams_) stream->forget_before(Time::max());
     outputs_.clear();  // their functions may hold what holds this stream
   } catch (...) {
@@ -333,11 +377,19 @@ void Driver::end(const std::exception_ptr& error) {
   changed_->notify_all();
 }
 
+// Checkpoints are written while there is nothing else to do.
 bool Driver::wait_for_batch(Time time) {
   std::unique_lock lock(mutex_);
   for (;;) {
     if (stop_requested_) return false;
-    if (engine_->runtime().clock().now() >= time) return true;
+    const Time now = engine_->runtime().clock().now();
+    if (now >= time) return true;
+    if (saving_ != nullptr && time - now > save_gap_min) {
+      lock.unlock();
+      save_some();
+      lock.lock();
+      continue;
+    }
     changed_->wait_until(lock, time);
   }
 }
@@ -347,13 +399,22 @@ bool Driver::inputs_ended() {
   return std::all_of(inputs_.begin(), inputs_.end(), [](const InputSlot& slot) { return slot.input->ended(); });
 }
 
-void Driver::run_batches() {
-  Time time = zero_ + options_.interval;
-  while (wait_for_batch(time)) {
-    const bool last = inputs_ended();
-    run_batch(time);
+void Driver::run_batches(Time last) {
+  Time time = last + options_.interval;
+  while (wait_for_batch(std::max(time, not_before_))) {
+    if (options_.missed == MissedBatches::run && not_before_ != Time{}) {
+      // Behind since the start: twice the normal pace until there is no more to catch up with.
+      const Time now = engine_->runtime().clock().now();
+      not_before_ = now - time > options_.interval ? now + options_.interval / 2 : Time{};
+    }
+    const bool last_one = inputs_ended();
+    run_batch({time});
     time += options_.interval;
-    if (last) return;
+    if (last_one) {
+      checkpoint_if_due(time - options_.interval, true);
+      close_outputs();
+      return;
+    }
   }
   bool graceful = false;
   {
@@ -363,6 +424,7 @@ void Driver::run_batches() {
   if (!graceful) return;
   // Graceful (GS-01): intervals that are due, then nothing more comes in, then what has come in. The last batch does
   // not wait for its time: nothing can be added to it.
+  kill_point("stream.graceful_stop_begins");
   budget_->cancel();
   for (InputSlot& slot : inputs_) {
     if (slot.input->receivers() > 0) slot.input->stop();
@@ -372,12 +434,18 @@ void Driver::run_batches() {
   // Looked at once: a stream that cannot keep up would never come to its end.
   const Time stopped = engine_->runtime().clock().now();
   while (time <= stopped) {
-    run_batch(time);
+    run_batch({time});
     time += options_.interval;
     pending = false;
     for (InputSlot& slot : inputs_) pending = slot.input->pending() || pending;
   }
-  if (pending) run_batch(time);
+  if (pending) {
+    run_batch({time});
+    time += options_.interval;
+  }
+  kill_point("stream.graceful_stop_mid");
+  checkpoint_if_due(time - options_.interval, true);
+  close_outputs();
   std::erase_if(inputs_, [](const InputSlot& slot) { return slot.input->receivers() > 0; });
 }
 
@@ -397,19 +465,71 @@ void Driver::tell_receiver_events() {
   }
 }
 
+// What each input gives the batch, written to the journal before anything is made of it (D2).
+void Driver::choose_inputs(const Batch& batch, BatchInfo& told) {
+  std::vector<std::string> choices(inputs_.size());
+  std::vector<std::vector<std::uint64_t>> blocks(inputs_.size());
+  for (std::size_t i = 0; i < inputs_.size(); ++i) {
+    InputSlot& slot = inputs_[i];
+    told.inputs.emplace_back();
+    told.inputs[i].stream = i;
+    told.inputs[i].name = slot.stream->info->name;
+    if (batch.recorded != nullptr) {
+      const auto chosen = batch.recorded->inputs.find(slot.identity);
+      if (chosen != batch.recorded->inputs.end()) choices[i] = chosen->second;
+    } else if (!batch.empty) {
+      choices[i] = slot.input->choose(*engine_, batch.time, told.inputs[i]);
+      blocks[i] = slot.input->chosen_blocks();
+    }
+  }
+  if (records() && batch.recorded == nullptr) {
+    kill_point("driver.before_batch_record");
+    directory_->journal().batch(batch.time, choices, blocks);
+    kill_point("driver.after_batch_record");
+  }
+  for (std::size_t i = 0; i < inputs_.size(); ++i) {
+    InputSlot& slot = inputs_[i];
+    slot.stream->put(*engine_, batch.time, slot.input->rdd(*engine_, slot.stream->info, choices[i], told.inputs[i]));
+  }
+}
+
+JobOptions Driver::job_options(Time time) {
+  JobOptions options{time, &cancelled_, {}};
+  if (records()) options.gate = [this] { directory_->wait_durable(); };
+  return options;
+}
+
+void Driver::try_again(const std::function<void()>& function, Time time, std::exception_ptr& error) {
+  Duration pause = options_.output_retry_pause;
+  for (unsigned tries = 1; error != nullptr && tries < options_.output_tries && !cancelled_; ++tries, pause *= 2) {
+    {
+      // A stop does not wait for the pause; a graceful one still tries.
+      const Time until = engine_->runtime().clock().now() + pause;
+      std::unique_lock lock(mutex_);
+      while (!stop_requested_ && engine_->runtime().clock().now() < until) changed_->wait_until(lock, until);
+    }
+    error = Turns(*engine_, job_options(time)).run({function})[0];
+  }
+}
+
 // First the RDDs of all outputs are made, one after the other, because functions given to `transform` may run actions;
 // then the output functions take turns, and what they ask for is planned together.
-std::vector<OutputInfo> Driver::run_outputs(Time time, std::exception_ptr& error) {
+std::vector<OutputInfo> Driver::run_outputs(const Batch& batch, std::exception_ptr& error) {
   struct Due {
     std::size_t id;
     NodePtr node;
     std::exception_ptr error;
+    std::string said;
   };
+  const Time time = batch.time;
   std::vector<Due> due;
   for (std::size_t id = 0; id < outputs_.size(); ++id) {
-    if ((time - zero_) % outputs_[id].stream->slide == Duration{}) due.push_back({id, nullptr, nullptr});
+    const StreamOutput& output = outputs_[id];
+    if ((time - zero_) % output.stream->slide != Duration{}) continue;
+    if (!output.internal && batch.state_only) continue;
+    if (batch.recorded != nullptr && batch.recorded->outputs.contains(output.identity)) continue;
+    due.push_back({id, nullptr, nullptr, {}});
   }
-  const JobOptions options{time, &cancelled_};
   const auto prepare = [&] {
     for (Due& output : due) {
       try {
@@ -419,55 +539,75 @@ std::vector<OutputInfo> Driver::run_outputs(Time time, std::exception_ptr& error
       }
     }
   };
-  Turns(*engine_, options).run({prepare});
+  Turns(*engine_, {time, &cancelled_, {}}).run({prepare});
+  const auto function_of = [this, time](Due& output) -> std::function<void()> {
+    return [this, &output, time] { output.said = outputs_[output.id].function(output.node, time); };
+  };
   std::vector<std::function<void()>> functions;
   std::vector<Due*> playing;
   for (Due& output : due) {
     if (output.error != nullptr) continue;
     playing.push_back(&output);
-    functions.emplace_back([this, &output, time] { outputs_[output.id].function(output.node, time); });
+    functions.push_back(function_of(output));
   }
-  const std::vector<std::exception_ptr> errors = Turns(*engine_, options).run(std::move(functions));
+  const std::vector<std::exception_ptr> errors = Turns(*engine_, job_options(time)).run(std::move(functions));
   for (std::size_t i = 0; i < playing.size(); ++i) playing[i]->error = errors[i];
 
   std::vector<OutputInfo> told;
-  for (const Due& output : due) {
-    if (output.error != nullptr && error == nullptr) error = output.error;
-    if (outputs_[output.id].internal) continue;
+  for (Due& due_output : due) {
+    const StreamOutput& output = outputs_[due_output.id];
+    if (due_output.error != nullptr && due_output.node != nullptr && !output.internal) {
+      try_again(function_of(due_output), time, due_output.error);
+    }
+    const bool owed = due_output.error != nullptr && owe(output, due_output.node, time);
+    if (due_output.error != nullptr && !owed && error == nullptr) error = due_output.error;
+    if (output.internal) continue;
+    if (records() && due_output.error == nullptr) {
+      kill_point("driver.before_output_record");
+      directory_->journal().output(time, due_output.id, true, due_output.said);
+      kill_point("driver.after_output_record");
+    }
     told.push_back(
-        {output.id, outputs_[output.id].info->name, output.error == nullptr ? std::string() : text_of(output.error)});
+        {due_output.id, output.info->name, due_output.error == nullptr ? std::string() : text_of(due_output.error)});
   }
   return told;
 }
 
-void Driver::run_batch(Time time) {
+void Driver::run_batch(const Batch& batch) {
   Clock& clock = engine_->runtime().clock();
-  BatchInfo batch;
-  batch.batch_time = time;
-  batch.submitted = time;
-  for (std::size_t i = 0; i < inputs_.size(); ++i) {
-    InputSlot& slot = inputs_[i];
-    InputInfo told;
-    told.stream = i;
-    told.name = slot.stream->info->name;
-    slot.stream->put(*engine_, time, slot.input->batch(*engine_, slot.stream->info, time, told));
-    batch.inputs.push_back(std::move(told));
-  }
+  const Time time = batch.time;
+  BatchInfo told;
+  told.batch_time = time;
+  told.submitted = time;
+  const bool tells = !batch.state_only;
+  choose_inputs(batch, told);
   tell_receiver_events();
-  tell([&](StreamingListener& listener) { listener.on_batch_submitted(batch); });
-  batch.started = clock.now();
-  tell([&](StreamingListener& listener) { listener.on_batch_started(batch); });
+  if (tells) tell([&](StreamingListener& listener) { listener.on_batch_submitted(told); });
+  told.started = clock.now();
+  if (tells) tell([&](StreamingListener& listener) { listener.on_batch_started(told); });
 
   std::exception_ptr error;
-  batch.outputs = run_outputs(time, error);
-  batch.ended = clock.now();
+  told.outputs = run_outputs(batch, error);
+  told.ended = clock.now();
+  if (error == nullptr && records() && !batch.state_only) {
+    kill_point("driver.before_complete_record");
+    directory_->journal().complete(time);
+    kill_point("driver.after_complete_record");
+  }
   for (const StreamNodePtr& stream : streams_) stream->forget_before(time - stream->keep + Duration(1));
   for (InputSlot& slot : inputs_) slot.input->completed(time);
-  tell([&](StreamingListener& listener) { listener.on_batch_completed(batch); });
+  if (tells) tell([&](StreamingListener& listener) { listener.on_batch_completed(told); });
   if (error != nullptr) std::rethrow_exception(error);  // a failed batch is not complete
-  const std::lock_guard lock(mutex_);
-  ++batches_completed_;
-  changed_->notify_all();
+  last_batch_ = time;
+  if (!batch.state_only) {
+    if (records()) {
+      deliver_owed();
+      checkpoint_if_due(time, false);
+    }
+    const std::lock_guard lock(mutex_);
+    ++batches_completed_;
+    changed_->notify_all();
+  }
 }
 
 }  // namespace sluice::detail

@@ -20,6 +20,9 @@ struct InputInfo {
   std::uint64_t bytes = 0;
   /// Blocks or file ranges.
   std::uint64_t blocks = 0;
+  /// Blocks that an earlier run has received and that were gone with it: they were in memory alone (no write-ahead
+  /// log).
+  std::uint64_t blocks_lost = 0;
   /// For people: file names, offsets.
   std::string description;
 };

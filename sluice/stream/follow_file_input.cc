@@ -141,12 +141,63 @@ class FollowedSource : public Source {
   std::uint64_t lost_counter_;
 };
 
+void save_mark(const FileMark& mark, Encoder& out) {
+  out.varint(mark.end);
+  out.text(mark.bytes);
+}
+FileMark load_mark(Decoder& in) {
+  FileMark mark{in.varint(), {}};
+  mark.bytes = std::string(in.text());
+  return mark;
+}
+
+/// Which file it is, however it is called.
+struct FileIdentity {
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+  Time birth{};
+  friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
+
+  static FileIdentity of(const FileInfo& info) { return {info.device, info.inode, info.birth}; }
+  void save(Encoder& out) const {
+    out.u64(device);
+    out.u64(inode);
+    encode(birth, out);
+  }
+  static FileIdentity load(Decoder& in) {
+    const std::uint64_t device = in.u64();
+    const std::uint64_t inode = in.u64();
+    return {device, inode, decode<Time>(in)};
+  }
+};
+
+/// Opens a file by what it is: it may have been renamed since, within its directory. nullptr when it is not there.
+std::shared_ptr<File> open_same(FileSystem& files, const std::string& path, const FileIdentity& wanted) {
+  const auto open_if_same = [&](const std::string& name) -> std::shared_ptr<File> {
+    std::shared_ptr<File> file = files.open(name);
+    return file != nullptr && FileIdentity::of(file->info()) == wanted ? file : nullptr;
+  };
+  if (auto file = open_if_same(path)) return file;
+  const auto listed = files.list(parent_path(path));
+  if (!listed.has_value()) return nullptr;
+  for (const FileInfo& each : *listed) {
+    if (each.is_directory || FileIdentity::of(each) != wanted) continue;
+    if (auto file = open_if_same(each.path)) return file;
+  }
+  return nullptr;
+}
+
 /// One file, however it is called.
 class FollowedFile {
  public:
   explicit FollowedFile(std::shared_ptr<File> file) : file_(std::move(file)), info_(file_->info()) {}
+  FollowedFile(std::shared_ptr<File> file, FileMark taken) : FollowedFile(std::move(file)) {
+    taken_ = std::move(taken);
+  }
 
   const FileInfo& info() const { return info_; }
+  const std::shared_ptr<File>& file() const { return file_; }
+  const FileMark& taken() const { return taken_; }
 
   /// Leaves out what stands there now, but the beginning of an unfinished line.
   void skip_to_last_line(std::uint64_t line_bytes_max) {
@@ -221,13 +272,17 @@ class FollowFileInput final : public Input {
         lost_counter_(engine.next_id()),
         partitions_max_(partitions_max) {}
 
-  void start(Engine& engine) override {
-    followed_.clear();
+  std::string argument() const override { return path_; }
+
+  void start(Engine& engine, InputStart start) override {
+    FileSystem& files = engine.runtime().files();
     try {
-      const std::optional<FileInfo> there = engine.runtime().files().stat(path_);
+      if (start.resumes) return resume(files);
+      followed_.clear();
+      const std::optional<FileInfo> there = files.stat(path_);
       if (!there.has_value()) return;
       if (there->is_directory) throw Error(Code::not_readable, {.why = path_ + " is a directory"});
-      follow(engine.runtime().files());
+      follow(files);
       if (!followed_.empty() && !options_.from_start) followed_.back().file.skip_to_last_line(options_.line_bytes_max);
     } catch (const Error& error) {
       if (error.code() == Code::not_readable) throw;
@@ -235,7 +290,7 @@ class FollowFileInput final : public Input {
     }
   }
 
-  NodePtr batch(Engine& engine, const OperatorInfoPtr& info, Time time, InputInfo& told) override {
+  std::string choose(Engine& engine, Time time, InputInfo& told) override {
     std::vector<FollowedRange> ranges;
     std::string failure;
     try {
@@ -246,14 +301,76 @@ class FollowFileInput final : public Input {
       failure = error.details().why;
       ++failures_;
     }
-    std::vector<Shipped<Source>> sources;
-    for (FollowedRange& range : ranges) {
+    Encoder out;
+    out.varint(ranges.size());
+    for (const FollowedRange& range : ranges) {
+      FileIdentity::of(range.file->info()).save(out);
+      out.varint(range.begin);
+      out.varint(range.end);
+      save_mark(range.mark, out);
       told.bytes += range.end - range.begin;
-      sources.push_back(ship<Source, FollowedSource>(*info, std::move(range), read_, lost_counter_));
+      at_hand_.push_back(range.file);
     }
-    told.blocks += sources.size();
+    told.blocks += ranges.size();
     told.description = describe(engine, failure);
+    // Where it stands afterwards: files may have been turned to and left, also in a batch that takes nothing.
+    save(out);
+    return out.take();
+  }
+
+  NodePtr rdd(Engine& engine, const OperatorInfoPtr& info, std::string_view choice, InputInfo&) override {
+    std::vector<Shipped<Source>> sources;
+    if (!choice.empty()) {
+      Decoder in(choice);
+      for (std::size_t left = in.count(); left > 0; --left) {
+        const FileIdentity wanted = FileIdentity::load(in);
+        const std::uint64_t begin = in.varint();
+        const std::uint64_t end = in.varint();
+        FileMark mark = load_mark(in);
+        FollowedRange range{find(engine.runtime().files(), wanted), begin, end, std::move(mark), {}};
+        if (range.file == nullptr) {
+          throw Error(Code::not_readable,
+                      {.why = path_ + ": the file that a batch of an earlier run has read is gone; " +
+                              std::to_string(end - begin) + " bytes of it are needed again",
+                       .operation = info->name,
+                       .where = info->where});
+        }
+        sources.push_back(ship<Source, FollowedSource>(*info, std::move(range), read_, lost_counter_));
+      }
+    }
+    at_hand_.clear();
     return make_input_node(info, type_ops<std::string_view>(), std::move(sources), partitions_max_);
+  }
+
+  void redo(std::string_view choice) override {
+    if (choice.empty()) return;
+    Decoder in(choice);
+    for (std::size_t left = in.count(); left > 0; --left) {
+      FileIdentity::load(in);
+      in.varint();
+      in.varint();
+      load_mark(in);
+    }
+    load(in);
+  }
+
+  void save(Encoder& out) override {
+    out.varint(followed_.size());
+    for (const Followed& each : followed_) {
+      FileIdentity::of(each.file.info()).save(out);
+      save_mark(each.file.taken(), out);
+      encode(each.rotated, out);
+    }
+  }
+
+  // Files are looked for in `start`.
+  void load(Decoder& in) override {
+    earlier_.clear();
+    for (std::size_t left = in.count(); left > 0; --left) {
+      const FileIdentity identity = FileIdentity::load(in);
+      FileMark taken = load_mark(in);
+      earlier_.push_back({identity, std::move(taken), decode<std::optional<Time>>(in)});
+    }
   }
 
   // What was appended since the last batch is seen only by looking: a graceful stop looks once more.
@@ -265,6 +382,35 @@ class FollowFileInput final : public Input {
     /// The batch that saw the path lead elsewhere.
     std::optional<Time> rotated;
   };
+
+  struct Earlier {
+    FileIdentity identity;
+    FileMark taken;
+    std::optional<Time> rotated;
+  };
+
+  // Goes on with the files of an earlier run, whatever they are called now. One that has gone is counted: what it had
+  // that was not read is lost.
+  void resume(FileSystem& files) {
+    followed_.clear();
+    for (Earlier& each : std::exchange(earlier_, {})) {
+      if (auto file = open_same(files, path_, each.identity)) {
+        followed_.push_back({FollowedFile(std::move(file), std::move(each.taken)), each.rotated});
+      } else {
+        ++gone_;
+      }
+    }
+  }
+
+  std::shared_ptr<File> find(FileSystem& files, const FileIdentity& wanted) {
+    for (const std::shared_ptr<File>& file : at_hand_) {
+      if (FileIdentity::of(file->info()) == wanted) return file;
+    }
+    for (const Followed& each : followed_) {
+      if (FileIdentity::of(each.file.info()) == wanted) return each.file.file();
+    }
+    return open_same(files, path_, wanted);
+  }
 
   // Opens what the path leads to, as the newest file.
   void follow(FileSystem& files) {
@@ -315,6 +461,7 @@ class FollowFileInput final : public Input {
     };
     if (followed_.empty()) text += "; waiting for the file";
     add(rotations_, " rotations");
+    add(gone_, " files gone before they were read to their end");
     add(truncations_, " truncations");
     add(static_cast<std::uint64_t>(engine.accumulated(lost_counter_)), " bytes cut off before they were read");
     add(failures_, " failures");
@@ -328,6 +475,9 @@ class FollowFileInput final : public Input {
   const std::uint64_t lost_counter_;
   const std::size_t partitions_max_;
   std::deque<Followed> followed_;  // oldest first; the last one is what the path led to when it was last seen
+  std::vector<Earlier> earlier_;   // from `load` to `start`
+  std::vector<std::shared_ptr<File>> at_hand_;  // of the last choice, until its RDD is made
+  std::uint64_t gone_ = 0;
   std::uint64_t rotations_ = 0;
   std::uint64_t truncations_ = 0;
   std::uint64_t failures_ = 0;

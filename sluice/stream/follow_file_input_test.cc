@@ -13,6 +13,10 @@
 namespace sluice::detail {
 namespace {
 
+NodePtr batch_of(Input& input, Engine& engine, const OperatorInfoPtr& info, Time time, InputInfo& told) {
+  return input.rdd(engine, info, input.choose(engine, time, told), told);
+}
+
 using namespace std::chrono_literals;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -57,11 +61,11 @@ class FollowFileInputTest : public ::testing::TestWithParam<bool> {
   void append(const std::string& text) { files_.open_append(path_)->append(text); }
   void start(const FollowFileOptions& options = {}) {
     input_ = make_follow_file_input(*engine_, path_, options, too_long_, 100);
-    input_->start(*engine_);
+    input_->start(*engine_, {});
   }
   NodePtr choose() {
     told_ = {};
-    return input_->batch(*engine_, engine_->info("follow", {}), time_ += 1s, told_);
+    return batch_of(*input_, *engine_, engine_->info("follow", {}), time_ += 1s, told_);
   }
   Lines batch() { return lines_of(*engine_, choose()); }
 
@@ -276,7 +280,7 @@ TEST(FollowFileInputSimulation, LosesAndDoublesNothing) {
       const auto engine = std::make_shared<Engine>(sim, EngineOptions{.encode_tasks = seed % 5 == 0});
       const FollowFileOptions options{.rotation_wait = 0s, .bytes_per_batch_max = 16 + sim.random().below(4'000)};
       const auto input = make_follow_file_input(*engine, "/log", options, 0, 8);
-      input->start(*engine);
+      input->start(*engine, {});
       std::uint64_t batches = 0;
       bool ended = false;
       const auto writer = sim.spawn("writer", [&] {
@@ -320,7 +324,7 @@ TEST(FollowFileInputSimulation, LosesAndDoublesNothing) {
       for (int idle = 0; idle < 3;) {
         const bool last = ended;
         InputInfo told;
-        const NodePtr node = input->batch(*engine, engine->info("follow", {}), time += 10ms, told);
+        const NodePtr node = batch_of(*input, *engine, engine->info("follow", {}), time += 10ms, told);
         const Lines lines = lines_of(*engine, node);
         for (const std::string& line : lines) {
           seen.push_back(line);

@@ -65,21 +65,40 @@ bool ReceiverChannel::wait_for(Duration duration) {
   return !stopped();
 }
 
-bool ReceiverChannel::store_block(Shipped<Source> source, std::size_t bytes, std::uint64_t records) {
-  if (stopped() || !budget_->acquire(bytes)) return false;
-  push(std::move(source), bytes, records);
+bool ReceiverChannel::store_block(NewBlock block) {
+  if (stopped() || !budget_->acquire(block.bytes)) return false;
+  const std::uint64_t place = put(std::move(block), engine_.runtime().clock().now());
+  if (recorder_ != nullptr) recorder_->wait_durable(place);
   return true;
 }
 
-void ReceiverChannel::put_block(Shipped<Source> source, std::size_t bytes, std::uint64_t records, Time stored) {
+void ReceiverChannel::put_block(NewBlock block, Time stored) { put(std::move(block), stored); }
+
+// The record comes before the block can be taken for a batch (journal.h, J2); neither waits.
+std::uint64_t ReceiverChannel::put(NewBlock block, Time stored) {
   const std::lock_guard lock(mutex_);
-  blocks_.push_back({std::move(source), bytes, records, stored});
+  const std::uint64_t number = ++last_number_;
+  std::uint64_t place = 0;
+  if (!block.position.empty()) position_ = block.position;
+  if (recorder_ != nullptr) {
+    const RecordedBlock recorded{number, block.bytes, block.records, stored, std::nullopt, std::move(block.position)};
+    place = recorder_->record(recorded, block.logged());
+  }
+  blocks_.push_back({number, std::move(block.source), block.bytes, block.records, stored});
+  return place;
 }
 
-void ReceiverChannel::push(Shipped<Source> source, std::size_t bytes, std::uint64_t records) {
-  const Time now = engine_.runtime().clock().now();
+std::string ReceiverChannel::position() {
   const std::lock_guard lock(mutex_);
-  blocks_.push_back({std::move(source), bytes, records, now});
+  return position_;
+}
+
+void ReceiverChannel::record_with(std::shared_ptr<BlockRecorder> recorder, std::uint64_t number_before,
+                                  std::string position) {
+  const std::lock_guard lock(mutex_);
+  recorder_ = std::move(recorder);
+  last_number_ = number_before;
+  position_ = std::move(position);
 }
 
 void ReceiverChannel::end_of_input() { end_of_input_ = true; }
@@ -123,18 +142,26 @@ void ReceiverChannel::add_event(Input::ReceiverEvent event) {
 
 // ---- ReceiverInput
 
-ReceiverInput::ReceiverInput(std::string name, const TypeOps& type, Options options, std::size_t partitions_max,
+ReceiverInput::ReceiverInput(std::string argument, const TypeOps& type, Options options, std::size_t partitions_max,
                              MakeChannel make_channel, Body body)
-    : name_(std::move(name)),
+    : argument_(std::move(argument)),
       type_(type),
       options_(options),
       partitions_max_(partitions_max),
       make_channel_(std::move(make_channel)),
       body_(std::move(body)) {}
 
-void ReceiverInput::start(Engine& engine) {
+void ReceiverInput::start(Engine& engine, InputStart start) {
   channel_ = make_channel_(engine);
+  recorded_ = start.recorder != nullptr;
+  channel_->record_with(start.recorder, start.number_before, start.position);
+  earlier_ = std::move(start);
   thread_ = engine.runtime().spawn("receiver", [this, &engine] { run(engine); });
+}
+
+void ReceiverInput::start_replay(Engine& engine, InputStart start) {
+  channel_ = make_channel_(engine);
+  earlier_ = std::move(start);
 }
 
 void ReceiverInput::run(Engine&) {
@@ -154,22 +181,56 @@ void ReceiverInput::run(Engine&) {
 }
 
 void ReceiverInput::stop() {
-  if (channel_ == nullptr) return;
+  if (thread_ == nullptr) return;
   channel_->request_stop();
   thread_->join();
   channel_->seal();
 }
 
-NodePtr ReceiverInput::batch(Engine&, const OperatorInfoPtr& info, Time time, InputInfo& told) {
+std::string ReceiverInput::choose(Engine&, Time time, InputInfo& told) {
   channel_->seal_until(time);
-  std::vector<Shipped<Source>> sources;
-  for (ReceivedBlock& block : channel_->take_until(time)) {
+  chosen_ = std::exchange(earlier_.unallocated, {});
+  for (const std::uint64_t number : chosen_) {
+    const RecordedBlock& block = earlier_.blocks.at(number);
     told.bytes += block.bytes;
     told.records += block.records;
-    ++told.blocks;
-    sources.push_back(std::move(block.source));
   }
-  if (told.bytes > 0) held_.emplace_back(time, told.bytes);
+  std::size_t held = 0;
+  for (ReceivedBlock& block : channel_->take_until(time)) {
+    held += block.bytes;
+    told.bytes += block.bytes;
+    told.records += block.records;
+    chosen_.push_back(block.number);
+    at_hand_.emplace(block.number, std::move(block.source));
+  }
+  told.blocks += chosen_.size();
+  if (held > 0) held_.emplace_back(time, held);
+  if (chosen_.empty()) return {};
+  Encoder out;
+  encode(chosen_, out);
+  return out.take();
+}
+
+// Of blocks of an earlier run that were in memory alone nothing is left.
+NodePtr ReceiverInput::rdd(Engine&, const OperatorInfoPtr& info, std::string_view choice, InputInfo& told) {
+  std::vector<Shipped<Source>> sources;
+  if (!choice.empty()) {
+    Decoder in(choice);
+    for (const std::uint64_t number : decode<std::vector<std::uint64_t>>(in)) {
+      const auto here = at_hand_.find(number);
+      if (here != at_hand_.end()) {
+        sources.push_back(std::move(here->second));
+        at_hand_.erase(here);
+        continue;
+      }
+      const auto earlier = earlier_.blocks.find(number);
+      if (earlier == earlier_.blocks.end() || !earlier->second.handle) {
+        ++told.blocks_lost;
+      } else {
+        sources.push_back(channel_->logged_source(earlier_.wal_directory, *earlier->second.handle));
+      }
+    }
+  }
   return make_input_node(info, type_, std::move(sources), partitions_max_);
 }
 
@@ -182,7 +243,7 @@ void ReceiverInput::completed(Time time) {
 
 bool ReceiverInput::pending() {
   channel_->seal();
-  return channel_->has_blocks();
+  return channel_->has_blocks() || !earlier_.unallocated.empty();
 }
 
 bool ReceiverInput::ended() { return channel_->at_end() && !pending(); }

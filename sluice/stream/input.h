@@ -1,7 +1,9 @@
 // Where a stream's records come from.
 //
 // Two kinds: ranges of something that can be read again (files), chosen by the driver for each batch; and blocks stored
-// by a receiver, which has a thread of its own. Either way the driver asks each input once per batch, in order of time.
+// by a receiver, which has a thread of its own. Either way the driver asks each input once a batch, in order of time,
+// what the batch has: `choose` says it in bytes, which the journal keeps before anything is made of them; `rdd` makes
+// the batch's RDD of those bytes, in this process or in one that has been started again.
 #pragma once
 
 #include <atomic>
@@ -9,6 +11,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -17,21 +20,73 @@
 #include "sluice/core/engine.h"
 #include "sluice/core/sources.h"
 #include "sluice/stream/events.h"
+#include "sluice/stream/journal.h"
 
 namespace sluice::detail {
 
-/// The source of one stream.
+/// Where the blocks of a receiver are recorded before they count as stored; given to inputs by a driver that has a
+/// checkpoint directory. Threads: safe from all threads; `record` never waits.
+class BlockRecorder {
+ public:
+  virtual ~BlockRecorder() = default;
+  /// Records a block of this input. `bytes`: of which ReceiverChannel::logged_source
+  /// makes the block again.
+  /// Returns a place for `wait_durable`.
+  virtual std::uint64_t record(const RecordedBlock& block, const MemoryBlock& bytes) = 0;
+  /// Returns when all up to that place is durable. Errors: SLU-401, SLU-209.
+  virtual void wait_durable(std::uint64_t place) = 0;
+};
+
+/// What an input is told when the stream starts.
+struct InputStart {
+  /// Blocks are recorded there; nullptr: they are kept in memory alone.
+  std::shared_ptr<BlockRecorder> recorder;
+  /// The directory of the write-ahead log that recorded blocks lie in.
+  std::string wal_directory;
+  /// Blocks of earlier runs that batches recorded so far name, or that no batch has yet, by number.
+  std::map<std::uint64_t, RecordedBlock> blocks;
+  /// Those of them that no batch has yet.
+  std::vector<std::uint64_t> unallocated;
+  /// Blocks of this run get larger numbers than this.
+  std::uint64_t number_before = 0;
+  /// What the receiver said last of its source's position.
+  std::string position;
+  /// The stream goes on where an earlier run has stopped: `load` has been called.
+  bool resumes = false;
+};
+
+/// The source of one stream. Threads: `start` on the caller's thread of start(), all else on the stream's.
 class Input {
  public:
   virtual ~Input() = default;
-  /// Called once, at start(), on the caller's thread; errors make the start fail.
-  virtual void start(Engine&) {}
+  /// What tells it from other inputs of its kind: an address, a path. Empty: the kind alone.
+  virtual std::string argument() const { return {}; }
+  /// False: what a batch has is gone with the process.
+  virtual bool can_be_read_again() const { return true; }
+
+  /// Called once, at start(); errors make the start fail.
+  virtual void start(Engine&, InputStart) {}
+  /// Instead of `start` for a replay: only `rdd` is called then.
+  virtual void start_replay(Engine&, InputStart) {}
   /// Stops taking anything in, and returns when nothing more can arrive. Called once.
   virtual void stop() {}
-  /// The RDD of batch `time`, perhaps empty. Called once a batch, in order, on the stream's thread.
-  virtual NodePtr batch(Engine& engine, const OperatorInfoPtr& info, Time time, InputInfo& told) = 0;
+
+  /// What batch `time` has, perhaps nothing. Called once a batch, in order.
+  virtual std::string choose(Engine& engine, Time time, InputInfo& told) = 0;
+  /// Numbers of the receiver's blocks that the last choice named.
+  virtual std::vector<std::uint64_t> chosen_blocks() { return {}; }
+  /// The RDD of a choice, perhaps empty; an empty choice is one of nothing. `told` may get what could not be read
+  /// again.
+  virtual NodePtr rdd(Engine& engine, const OperatorInfoPtr& info, std::string_view choice, InputInfo& told) = 0;
   /// Batch `time` is complete: what it held may go.
   virtual void completed(Time) {}
+
+  /// Where it stands after the last choice, for a checkpoint; `load` takes it up before start(), and `redo` steps over
+  /// a choice that was made after it.
+  virtual void save(Encoder&) {}
+  virtual void load(Decoder&) {}
+  virtual void redo(std::string_view) {}
+
   /// Something has arrived that no batch has yet.
   virtual bool pending() { return false; }
   /// Nothing will ever arrive again (the end of standard input).
@@ -73,10 +128,22 @@ class ReceiverBudget {
 
 /// A stored block.
 struct ReceivedBlock {
+  std::uint64_t number = 0;
   Shipped<Source> source;
   std::size_t bytes = 0;
   std::uint64_t records = 0;
   Time stored{};
+};
+
+/// What a receiver hands over: how tasks read the block now, and its bytes for the write-ahead log, which are asked for
+/// only where there is one.
+struct NewBlock {
+  Shipped<Source> source;
+  std::size_t bytes = 0;
+  std::uint64_t records = 0;
+  std::function<MemoryBlock()> logged;
+  /// What the source's position is behind it; empty: as before.
+  std::string position{};
 };
 
 /// What a receiver and the driver share: the blocks between them, stop and error state. Blocks are given to batches by
@@ -91,10 +158,14 @@ class ReceiverChannel {
   bool stopped() const { return stopped_.load(std::memory_order_relaxed); }
   /// Waits; false when stopped meanwhile.
   bool wait_for(Duration duration);
-  /// Returns when the block is stored; false when the stream stops first (the block is not taken then).
-  bool store_block(Shipped<Source> source, std::size_t bytes, std::uint64_t records);
-  /// The same for bytes that were acquired from the budget already; never waits. `stored` never goes back.
-  void put_block(Shipped<Source> source, std::size_t bytes, std::uint64_t records, Time stored);
+  /// Returns when the block is stored, durably where there is a write-ahead log; false when the stream stops first (the
+  /// block is not taken then).
+  bool store_block(NewBlock block);
+  /// The same for bytes that were acquired from the budget already; never waits, also not for the disk. `stored` never
+  /// goes back.
+  void put_block(NewBlock block, Time stored);
+  /// What was said last of the source's position, in an earlier run or this one.
+  std::string position();
   /// No more will come.
   void end_of_input();
   void report_error(std::string text);
@@ -105,6 +176,10 @@ class ReceiverChannel {
   std::vector<ReceivedBlock> take_until(Time time);
   bool has_blocks();
   bool at_end() const { return end_of_input_.load(); }
+  /// Blocks are recorded there, with numbers after `number_before`.
+  void record_with(std::shared_ptr<BlockRecorder> recorder, std::uint64_t number_before, std::string position);
+  /// Makes the source of a block of the write-ahead log.
+  virtual Shipped<Source> logged_source(const std::string& wal_directory, const LogHandle& handle) const = 0;
   std::vector<Input::ReceiverEvent> take_events();
   void add_event(Input::ReceiverEvent event);
   ReceiverBudget& budget() { return *budget_; }
@@ -121,11 +196,14 @@ class ReceiverChannel {
   const Duration block_interval_;
 
  private:
-  void push(Shipped<Source> source, std::size_t bytes, std::uint64_t records);
+  std::uint64_t put(NewBlock block, Time stored);
 
   std::shared_ptr<ReceiverBudget> budget_;
   std::mutex mutex_;
   std::unique_ptr<Condition> changed_;
+  std::shared_ptr<BlockRecorder> recorder_;
+  std::uint64_t last_number_ = 0;
+  std::string position_;
   std::deque<ReceivedBlock> blocks_;
   std::vector<Input::ReceiverEvent> events_;
   std::atomic<bool> stopped_{false};
@@ -143,12 +221,17 @@ class ReceiverInput : public Input {
   /// `make_channel` is called at start(); `body` runs until `channel.stopped()`.
   using MakeChannel = std::function<std::shared_ptr<ReceiverChannel>(Engine&)>;
   using Body = std::function<void(ReceiverChannel&)>;
-  ReceiverInput(std::string name, const TypeOps& type, Options options, std::size_t partitions_max,
+  ReceiverInput(std::string argument, const TypeOps& type, Options options, std::size_t partitions_max,
                 MakeChannel make_channel, Body body);
 
-  void start(Engine& engine) override;
+  std::string argument() const override { return argument_; }
+  bool can_be_read_again() const override { return recorded_; }
+  void start(Engine& engine, InputStart start) override;
+  void start_replay(Engine& engine, InputStart start) override;
   void stop() override;
-  NodePtr batch(Engine& engine, const OperatorInfoPtr& info, Time time, InputInfo& told) override;
+  std::string choose(Engine& engine, Time time, InputInfo& told) override;
+  std::vector<std::uint64_t> chosen_blocks() override { return chosen_; }
+  NodePtr rdd(Engine& engine, const OperatorInfoPtr& info, std::string_view choice, InputInfo& told) override;
   void completed(Time time) override;
   bool pending() override;
   bool ended() override;
@@ -158,7 +241,7 @@ class ReceiverInput : public Input {
  private:
   void run(Engine& engine);
 
-  const std::string name_;
+  const std::string argument_;
   const TypeOps& type_;
   const Options options_;
   const std::size_t partitions_max_;
@@ -166,6 +249,11 @@ class ReceiverInput : public Input {
   const Body body_;
   std::shared_ptr<ReceiverChannel> channel_;
   std::unique_ptr<Thread> thread_;
+  bool recorded_ = false;
+  InputStart earlier_;
+  std::vector<std::uint64_t> chosen_;
+  /// Blocks of this run that a batch has chosen, until its RDD is made.
+  std::map<std::uint64_t, Shipped<Source>> at_hand_;
   std::deque<std::pair<Time, std::size_t>> held_;  // bytes of batches not complete
 };
 

@@ -235,18 +235,27 @@ class KeyedState : public StatePartition {
   }
 
   void loaded(std::int64_t batch) override { version = batch; }
+  void mark_all() override {
+    for_each_used(0, groups(), [this](std::uint32_t g) {
+      for (std::uint32_t index = 0; index < groups_[g].table.size(); ++index) {
+        if (Content::live(groups_[g].table[index].value)) mark(groups_[g], index);
+      }
+    });
+  }
 
   /// The seed of the key hash; set before `load`.
   void set_seed(std::uint64_t seed) { seed_ = seed; }
 
   /// How this state is written.
-  static StateSchema schema(std::string_view kind) {
-    return {std::string(kind),
-            schema_of<K>(),
-            schema_of<Value>(),
-            is_plain_v<K> ? std::uint32_t{sizeof(K)} : 0,
-            is_plain_v<Value> ? std::uint32_t{sizeof(Value)} : 0,
-            0};
+  static StateSchema schema(std::string_view kind, Duration slide) {
+    StateSchema schema;
+    schema.kind = kind;
+    schema.key = schema_of<K>();
+    schema.value = schema_of<Value>();
+    if constexpr (is_plain_v<K>) schema.key_bytes = sizeof(K);
+    if constexpr (is_plain_v<Value>) schema.value_bytes = sizeof(Value);
+    schema.slide = slide.count();
+    return schema;
   }
 
  protected:

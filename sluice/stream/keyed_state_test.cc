@@ -107,7 +107,7 @@ void write_and_load(std::uint64_t seed) {
   const std::size_t partitions = 1 + random.below(4);
   const std::size_t partition = random.below(partitions);
   Changing<K, S> changing(partition, partitions);
-  const StateSchema schema = UpdateState<K, S>::schema("update_state_by_key");
+  const StateSchema schema = UpdateState<K, S>::schema("update_state_by_key", Duration(1));
   std::vector<StateBlock> chain;
   for (int checkpoint = 0; checkpoint < 6; ++checkpoint) {
     for (std::uint64_t n = random.below(20); n > 0; --n) changing.batch(random, random.chance(0.2));
@@ -167,7 +167,7 @@ TEST(KeyedState, RefusesDamagedBlocks) {
   changing.state.freeze();
   while (changing.state.write(1 << 20, blocks)) {
   }
-  const StateSchema schema = UpdateState<std::string, std::string>::schema("update_state_by_key");
+  const StateSchema schema = UpdateState<std::string, std::string>::schema("update_state_by_key", Duration(1));
   for (StateBlock block : blocks) {
     for (std::size_t size = 0; size < block.bytes.size(); ++size) {
       StateBlock cut = block;
@@ -203,7 +203,7 @@ TEST(KeyedState, ReadsAStateWhoseStructHasGotAField) {
   before.freeze();
   while (before.write(1 << 20, blocks)) {
   }
-  const StateSchema written = UpdateState<std::int64_t, OldState>::schema("update_state_by_key");
+  const StateSchema written = UpdateState<std::int64_t, OldState>::schema("update_state_by_key", Duration(1));
   EXPECT_TRUE(ValueReader<NewState>::fits(written.value));
   EXPECT_FALSE(ValueReader<OldState>::fits(schema_of<NewState>()));
   UpdateState<std::int64_t, NewState> after(0, 1);

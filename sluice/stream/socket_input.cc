@@ -9,7 +9,7 @@ namespace sluice::detail {
 std::unique_ptr<Input> make_socket_text_input(Engine&, std::shared_ptr<ReceiverBudget> budget,
                                               const SocketTextOptions& options) {
   TextReceiverOptions receiver;
-  receiver.name = "socket";
+  receiver.argument = Address::tcp(options.host, options.port).text;
   receiver.restart_delay = options.restart_delay;
   receiver.block_interval = options.block_interval;
   receiver.read = {options.line_bytes_max, options.too_long_counter};

@@ -13,6 +13,10 @@
 namespace sluice::detail {
 namespace {
 
+NodePtr batch_of(Input& input, Engine& engine, const OperatorInfoPtr& info, Time time, InputInfo& told) {
+  return input.rdd(engine, info, input.choose(engine, time, told), told);
+}
+
 using namespace std::chrono_literals;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -58,7 +62,7 @@ struct Stream {
   ~Stream() { stop(); }
   void start() {
     input = make_socket_text_input(*engine, budget, socket);
-    input->start(*engine);
+    input->start(*engine, {});
   }
   void stop() {
     if (input == nullptr) return;
@@ -70,7 +74,7 @@ struct Stream {
   void send(Connection& connection, std::string_view text) { connection.write(text, runtime.clock().now() + 1h); }
   NodePtr batch(Time time) {
     told = {};
-    return input->batch(*engine, engine->info("socket", {}), time, told);
+    return batch_of(*input, *engine, engine->info("socket", {}), time, told);
   }
   Lines lines(Time time) { return lines_of(*engine, batch(time)); }
   // Batches until `count` lines have come.
@@ -323,7 +327,7 @@ TEST(TextReceiver, EndsWithItsInput) {
       channel.receive(sim.transport().connect(listener->address(), Time::max()));
       channel.end_of_input();
     });
-    input->start(*engine);
+    input->start(*engine, {});
     const auto server = listener->accept(Time::max());
     server->write(std::string_view("one\ntwo"), Time::max());
     sim.wait_for(1s);
@@ -333,7 +337,7 @@ TEST(TextReceiver, EndsWithItsInput) {
     EXPECT_TRUE(input->pending());
     EXPECT_FALSE(input->ended());
     InputInfo told;
-    const NodePtr node = input->batch(*engine, engine->info("lines", {}), sim.clock().now(), told);
+    const NodePtr node = batch_of(*input, *engine, engine->info("lines", {}), sim.clock().now(), told);
     EXPECT_THAT(lines_of(*engine, node), ElementsAre("one", "two"));
     EXPECT_TRUE(input->ended());
     input->stop();

@@ -10,7 +10,6 @@ namespace sluice::detail {
 std::unique_ptr<Input> make_stdin_text_input(Engine&, std::shared_ptr<ReceiverBudget> budget,
                                              StdinTextOptions options) {
   TextReceiverOptions receiver;
-  receiver.name = "stdin";
   receiver.block_interval = options.block_interval;
   receiver.read = {options.line_bytes_max, options.too_long_counter};
   receiver.partitions_max = options.partitions_max;

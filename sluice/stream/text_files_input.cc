@@ -48,7 +48,9 @@ class TextFilesInput final : public Input {
         read_{options.line_bytes_max, too_long_counter},
         partitions_max_(partitions_max) {}
 
-  void start(Engine& engine) override {
+  std::string argument() const override { return directory_; }
+
+  void start(Engine& engine, InputStart start) override {
     std::optional<std::vector<FileInfo>> files;
     try {
       files = engine.runtime().files().list(directory_);
@@ -59,6 +61,8 @@ class TextFilesInput final : public Input {
       throw Error(Code::not_a_directory,
                   {.why = directory_ + " is missing or no directory", .operation = "text files"});
     }
+    // A run before this one knew which files it had taken or left out; those that came since are new.
+    if (start.resumes) return;
     known_.clear();
     if (options_.existing_files) return;
     for (const FileInfo& file : *files) {
@@ -66,17 +70,15 @@ class TextFilesInput final : public Input {
     }
   }
 
-  NodePtr batch(Engine& engine, const OperatorInfoPtr& info, Time time, InputInfo& told) override {
-    std::vector<Shipped<Source>> sources;
+  std::string choose(Engine& engine, Time time, InputInfo& told) override {
     NameList names;
     NameList changed;
     std::string failure;
-    for (const FileInfo& file : choose(engine.runtime().files(), time, changed, failure)) {
+    const std::vector<FileInfo> chosen = choose_files(engine.runtime().files(), time, changed, failure);
+    for (const FileInfo& file : chosen) {
       names.add(name_of(file.path));
       told.bytes += file.size_bytes;
-      add_ranges(*info, file, sources);
     }
-    told.blocks += sources.size();
     told.description = names.text();
     changed_count_ += changed.size();
     if (changed.size() > 0) {
@@ -86,7 +88,39 @@ class TextFilesInput final : public Input {
     if (!failure.empty()) {
       tell(told, "listing failed (" + std::to_string(++listing_failures_) + " times so far): " + failure);
     }
+    if (chosen.empty()) return {};
+    Encoder out;
+    out.varint(chosen.size());
+    for (const FileInfo& file : chosen) save_file(file, out);
+    return out.take();
+  }
+
+  NodePtr rdd(Engine&, const OperatorInfoPtr& info, std::string_view choice, InputInfo& told) override {
+    std::vector<Shipped<Source>> sources;
+    for_each_file(choice, [&](const FileInfo& file) { add_ranges(*info, file, sources); });
+    told.blocks += sources.size();
     return make_input_node(info, type_ops<std::string_view>(), std::move(sources), partitions_max_);
+  }
+
+  void redo(std::string_view choice) override {
+    for_each_file(choice, [&](const FileInfo& file) { known_[file.path] = {file, true, false}; });
+  }
+
+  void save(Encoder& out) override {
+    out.varint(known_.size());
+    for (const auto& [path, known] : known_) {
+      save_file(known.file, out);
+      out.u8(static_cast<std::uint8_t>((known.taken ? 1 : 0) | (known.change_told ? 2 : 0)));
+    }
+  }
+
+  void load(Decoder& in) override {
+    for (std::size_t left = in.count(); left > 0; --left) {
+      FileInfo file = load_file(in);
+      const std::uint8_t flags = in.u8();
+      std::string path = file.path;
+      known_[std::move(path)] = {std::move(file), (flags & 1) != 0, (flags & 2) != 0};
+    }
   }
 
   // What has appeared since the last batch is seen only by looking: a graceful stop looks once more.
@@ -103,6 +137,32 @@ class TextFilesInput final : public Input {
     Time since;
   };
 
+  static void save_file(const FileInfo& file, Encoder& out) {
+    out.text(file.path);
+    out.varint(file.size_bytes);
+    out.u64(file.device);
+    out.u64(file.inode);
+    encode(file.birth, out);
+    encode(file.modified, out);
+  }
+  static FileInfo load_file(Decoder& in) {
+    FileInfo file;
+    file.path = std::string(in.text());
+    file.size_bytes = in.varint();
+    file.device = in.u64();
+    file.inode = in.u64();
+    file.birth = decode<Time>(in);
+    file.modified = decode<Time>(in);
+    return file;
+  }
+  template <class F>
+  static void for_each_file(std::string_view choice, const F& f) {
+    if (choice.empty()) return;
+    Decoder in(choice);
+    for (std::size_t left = in.count(); left > 0; --left) f(load_file(in));
+    in.expect_end();
+  }
+
   static void tell(InputInfo& told, const std::string& text) {
     if (!told.description.empty()) told.description += "; ";
     told.description += text;
@@ -114,7 +174,7 @@ class TextFilesInput final : public Input {
     return !file.is_directory && file.size_bytes > 0 && !name_of(file.path).starts_with('.');
   }
 
-  std::vector<FileInfo> choose(FileSystem& files, Time time, NameList& changed, std::string& failure) {
+  std::vector<FileInfo> choose_files(FileSystem& files, Time time, NameList& changed, std::string& failure) {
     std::vector<FileInfo> chosen;
     std::optional<std::vector<FileInfo>> listed;
     try {

@@ -14,6 +14,10 @@
 namespace sluice::detail {
 namespace {
 
+NodePtr batch_of(Input& input, Engine& engine, const OperatorInfoPtr& info, Time time, InputInfo& told) {
+  return input.rdd(engine, info, input.choose(engine, time, told), told);
+}
+
 using namespace std::chrono_literals;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -61,11 +65,11 @@ class TextFilesInputTest : public ::testing::Test {
   void append(const std::string& name, const std::string& text) { files_.open_append(path(name))->append(text); }
   void start(const TextFilesOptions& options = {}) {
     input_ = make_text_files_input(*engine_, directory_, options, too_long_, 100);
-    input_->start(*engine_);
+    input_->start(*engine_, {});
   }
   NodePtr choose() {
     told_ = {};
-    return input_->batch(*engine_, engine_->info("files", {}), time_ += 1s, told_);
+    return batch_of(*input_, *engine_, engine_->info("files", {}), time_ += 1s, told_);
   }
   Lines batch() { return lines_of(*engine_, choose()); }
 
@@ -251,7 +255,7 @@ TEST_F(TextFilesInputTest, TakesAFileAgainThatWasMovedAwayAndBack) {
 TEST_F(TextFilesInputTest, StartNamesADirectoryThatIsNone) {
   const auto error_of = [this](const std::string& directory) {
     try {
-      make_text_files_input(*engine_, directory, {}, 0, 1)->start(*engine_);
+      make_text_files_input(*engine_, directory, {}, 0, 1)->start(*engine_, {});
     } catch (const Error& error) {
       return std::string(error.what());
     }
@@ -275,7 +279,7 @@ TEST(TextFilesInputSimulation, LosesAndDoublesNothing) {
       files.make_directories("/made");
       const auto engine = std::make_shared<Engine>(sim, EngineOptions{.encode_tasks = seed % 2 == 0});
       const auto input = make_text_files_input(*engine, "/in", {}, 0, 1 + sim.random().below(4));
-      input->start(*engine);
+      input->start(*engine, {});
       bool ended = false;
       const auto writer = sim.spawn("writer", [&] {
         for (int i = 0; i < 40; ++i) {
@@ -297,7 +301,7 @@ TEST(TextFilesInputSimulation, LosesAndDoublesNothing) {
       for (bool last = false; !last;) {
         last = ended;
         InputInfo told;
-        const NodePtr node = input->batch(*engine, engine->info("files", {}), time += 100ms, told);
+        const NodePtr node = batch_of(*input, *engine, engine->info("files", {}), time += 100ms, told);
         for (const std::string& line : lines_of(*engine, node)) ++seen[line];
         sim.wait_for(100ms);
       }

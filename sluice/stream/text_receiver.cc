@@ -30,6 +30,22 @@ class ReceivedTextSource : public Source {
   TextReadOptions options_;
 };
 
+/// Lines of a block in the write-ahead log.
+class LoggedTextSource : public Source {
+ public:
+  LoggedTextSource(std::string directory, LogHandle handle, TextReadOptions options)
+      : directory_(std::move(directory)), handle_(handle), options_(options) {}
+  void read(const OpenAt& at, Pipe& out) const override {
+    const std::string bytes = read_log_record(at.task.environment().runtime.files(), directory_, handle_);
+    push_lines_within(at, bytes, options_, out);
+  }
+
+ private:
+  std::string directory_;
+  LogHandle handle_;
+  TextReadOptions options_;
+};
+
 }  // namespace
 
 TextReceiverChannel::TextReceiverChannel(Engine& engine, std::shared_ptr<ReceiverBudget> budget,
@@ -164,14 +180,20 @@ void TextReceiverChannel::seal_until(Time time) {
   const std::size_t bytes = last.end - sealed_;
   const MemoryBlock block{memory_, std::string_view(memory_->data() + sealed_, bytes)};
   sealed_ = last.end;
-  put_block(ship<Source, ReceivedTextSource>(OperatorInfo{}, block, options_), bytes, 0, last.time);
+  put_block({ship<Source, ReceivedTextSource>(OperatorInfo{}, block, options_), bytes, 0, [&] { return block; }},
+            last.time);
+}
+
+Shipped<Source> TextReceiverChannel::logged_source(const std::string& wal_directory, const LogHandle& handle) const {
+  return ship<Source, LoggedTextSource>(OperatorInfo{}, std::string(wal_directory), LogHandle(handle),
+                                        TextReadOptions(options_));
 }
 
 std::unique_ptr<Input> make_text_receiver(std::shared_ptr<ReceiverBudget> budget, const TextReceiverOptions& options,
                                           std::function<void(TextReceiverChannel&)> body) {
   const ReceiverInput::Options receiver{options.restart_delay, options.block_interval};
   return std::make_unique<ReceiverInput>(
-      options.name, type_ops<std::string_view>(), receiver, options.partitions_max,
+      options.argument, type_ops<std::string_view>(), receiver, options.partitions_max,
       [budget = std::move(budget), options](Engine& engine) {
         return std::make_shared<TextReceiverChannel>(engine, budget, options.block_interval, options.read);
       },

@@ -48,6 +48,7 @@ class TextReceiverChannel : public ReceiverChannel {
   void seal() override { seal_until(Time::max()); }
   /// A block of the lines that had come in at `time`.
   void seal_until(Time time) override;
+  Shipped<Source> logged_source(const std::string& wal_directory, const LogHandle& handle) const override;
 
  private:
   struct Mark {
@@ -80,7 +81,7 @@ class TextReceiverChannel : public ReceiverChannel {
 };
 
 struct TextReceiverOptions {
-  std::string name;
+  std::string argument;
   Duration restart_delay{};
   Duration block_interval{};
   TextReadOptions read;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <iterator>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -62,42 +63,36 @@ class WindowState : public KeyedState<K, WindowContent<V>> {
     logs_.push_back({StateBlock::What::log, this->first_group(), delta.time, out.take()});
   }
 
+  void mark_all() override {
+    Base::mark_all();
+    logs_.clear();
+    for (const Delta& delta : deltas) save(delta);
+  }
+
   void freeze() override {
     Base::freeze();
     for (StateBlock& log : logs_) this->written_.push_back(std::move(log));
     logs_.clear();
   }
 
-  // Sums are loaded first; each key of a batch in the window has one. Batches come in order of time.
+  // The keys of batches are looked up when all sums are there.
   void load(const StateBlock& block, const StateSchema& written) override {
     if (block.what == StateBlock::What::entries) return Base::load(block, written);
-    const ValueReader<std::pair<V, std::uint32_t>> read(written.value);
-    Decoder in(block.bytes);
-    typename Base::Traits::Scratch scratch;
-    Delta delta{block.batch, {}};
-    for (std::uint64_t left = in.varint(); left > 0; --left) {
-      const K key = Base::load_key(in);
-      V value = is_plain_v<V> ? decode<V>(in) : Base::template read_sized<V>(in, ValueReader<V>(schema_of<V>()));
-      const auto& kept = Base::Traits::probe(key, scratch);
-      const std::uint64_t hash = Base::Traits::hash(kept, this->seed());
-      if (!this->has_group(hash)) continue;
-      const std::uint32_t g = this->group_of(hash);
-      const std::uint32_t index = this->group(g).table.find(hash, kept);
-      if (index == Base::Table::none) in.fail_corrupt("a batch of a window has a key that the window has not");
-      delta.changes.emplace_back(Change{{g, index}, std::move(value)});
-    }
-    in.expect_end();
-    // The same batch comes once for each partition that wrote it.
-    if (!deltas.empty() && deltas.back().time == delta.time) {
-      for (Change& change : delta.changes) deltas.back().changes.emplace_back(std::move(change));
-    } else {
-      deltas.push_back(std::move(delta));
-    }
+    loaded_logs_.push_back(block);
+    loaded_length_ = written.log_length;
   }
 
-  static StateSchema schema(std::int64_t length) {
-    StateSchema made = Base::schema("window");
-    made.log_length = length;
+  void loaded(std::int64_t batch) override {
+    for (const StateBlock& log : loaded_logs_) {
+      if (log.batch > batch - loaded_length_) load_log(log);
+    }
+    loaded_logs_.clear();
+    Base::loaded(batch);
+  }
+
+  static StateSchema schema(Duration length, Duration slide) {
+    StateSchema made = Base::schema("window", slide);
+    made.log_length = length.count();
     return made;
   }
 
@@ -115,7 +110,36 @@ class WindowState : public KeyedState<K, WindowContent<V>> {
   }
 
  private:
+  void load_log(const StateBlock& block) {
+    const ValueReader<V> read(schema_of<V>());
+    Decoder in(block.bytes);
+    typename Base::Traits::Scratch scratch;
+    Delta delta{block.batch, {}};
+    for (std::uint64_t left = in.varint(); left > 0; --left) {
+      const K key = Base::load_key(in);
+      V value = is_plain_v<V> ? decode<V>(in) : Base::template read_sized<V>(in, read);
+      const auto& kept = Base::Traits::probe(key, scratch);
+      const std::uint64_t hash = Base::Traits::hash(kept, this->seed());
+      if (!this->has_group(hash)) continue;
+      const std::uint32_t g = this->group_of(hash);
+      const std::uint32_t index = this->group(g).table.find(hash, kept);
+      if (index == Base::Table::none) in.fail_corrupt("a batch of a window has a key that the window has not");
+      delta.changes.emplace_back(Change{{g, index}, std::move(value)});
+    }
+    in.expect_end();
+    // The same batch comes once for each partition that wrote it.
+    auto place = deltas.end();
+    while (place != deltas.begin() && std::prev(place)->time >= delta.time) --place;
+    if (place == deltas.end() || place->time != delta.time) {
+      deltas.insert(place, std::move(delta));
+    } else {
+      for (Change& change : delta.changes) place->changes.emplace_back(std::move(change));
+    }
+  }
+
   std::vector<StateBlock> logs_;
+  std::vector<StateBlock> loaded_logs_;
+  std::int64_t loaded_length_ = 0;
 };
 
 /// Inputs: the reduced (K, V) of the batches that enter, as Keyed records, in order of time; input i has batch time

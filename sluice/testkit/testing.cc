@@ -3,15 +3,26 @@
 #include <cstdio>
 
 namespace sluice::testing {
+namespace {
+
+// In memory where the system has such a place: tests sync at every batch, and most of them are about something else.
+std::string temporary_directory(Runtime& runtime) {
+  const bool has_memory = runtime.files().stat("/dev/shm").has_value();
+  return (has_memory ? "/dev/shm/sluice-test-" : "/tmp/sluice-test-") + std::to_string(runtime.random_seed());
+}
+
+}  // namespace
 
 StreamTest::StreamTest(StreamTestOptions options)
     : own_runtime_(options.runtime == nullptr ? std::make_unique<HandRuntime>() : nullptr),
       runtime_(options.runtime == nullptr ? own_runtime_.get() : options.runtime),
-      partitions_(options.partitions) {
+      partitions_(options.partitions),
+      recordings_(options.recordings),
+      batches_of_life_(options.batches_of_life) {
   if (options.without_checkpoint) {
     options.checkpoint.clear();
   } else if (options.checkpoint.empty()) {
-    own_directory_ = "/tmp/sluice-test-" + std::to_string(runtime_->random_seed());
+    own_directory_ = temporary_directory(*runtime_);
     options.checkpoint = own_directory_;
   }
   context_ = std::make_unique<Context>(ContextOptions{.app = "test",
@@ -25,9 +36,15 @@ StreamTest::StreamTest(StreamTestOptions options)
   streaming_ = std::make_unique<StreamingContext>(
       *context_, StreamingOptions{.batch = options.batch,
                                   .checkpoint = options.checkpoint,
+                                  .checkpoint_interval = options.checkpoint_interval,
                                   .block_interval = options.block_interval,
                                   .receiver_memory_bytes = options.receiver_memory_bytes,
-                                  .stop_at_end_of_input = options.stop_at_end_of_input});
+                                  .stop_at_end_of_input = options.stop_at_end_of_input,
+                                  .without_wal = options.without_wal,
+                                  .missed = options.missed,
+                                  .output_tries = options.output_tries,
+                                  .failed_output = options.failed_output,
+                                  .name_by_position = !options.names_needed});
 }
 
 StreamTest::~StreamTest() {
@@ -68,12 +85,43 @@ void StreamTest::advance(Duration by) {
 void StreamTest::run(std::size_t count) {
   start();
   const auto& driver = streaming_->driver();
+  const Duration interval = streaming_->batch_interval();
+  // Batches of earlier lives.
+  const auto before = static_cast<std::size_t>((driver->resumed_after() - driver->zero()) / interval);
   for (const std::size_t end = asked_ + count; asked_ < end;) {
-    ++asked_;
-    turn(driver->zero() + streaming_->batch_interval() * static_cast<long>(asked_) - runtime_->clock().now());
-    if (driver->await_batches(asked_) >= asked_) continue;
+    if (++asked_ <= before) continue;
+    if (batches_of_life_ > 0 && asked_ > before + batches_of_life_) throw LifeEnded();
+    turn(driver->zero() + interval * static_cast<long>(asked_) - runtime_->clock().now());
+    if (driver->await_batches(asked_ - before) >= asked_ - before) continue;
     driver->await_termination(std::nullopt);
     return;
+  }
+}
+
+void run_restarted(StreamTestOptions options, const std::function<void(StreamTest&)>& body) {
+  HandRuntime own;
+  if (options.runtime == nullptr) options.runtime = &own;
+  options.checkpoint = temporary_directory(*options.runtime);
+  options.recordings = std::make_shared<Recordings>();
+  options.batches_of_life = 1;
+  struct Remove {
+    const StreamTestOptions& options;
+    ~Remove() {
+      try {
+        options.runtime->files().remove_all(options.checkpoint);
+      } catch (const std::exception& error) {
+        std::fprintf(stderr, "sluice: at the end of a restarted test: %s\n", error.what());
+      }
+    }
+  } remove{options};
+  for (bool ended = false; !ended;) {
+    StreamTest life(options);
+    try {
+      body(life);
+      ended = true;
+    } catch (const LifeEnded&) {
+      continue;
+    }
   }
 }
 

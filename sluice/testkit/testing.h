@@ -15,6 +15,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <string>
@@ -54,7 +55,41 @@ struct StreamTestOptions {
   std::size_t receiver_memory_bytes = std::size_t{256} << 20;
   /// See StreamingOptions.
   bool stop_at_end_of_input = false;
+  /// See StreamingOptions.
+  Duration checkpoint_interval{};
+  /// See StreamingOptions.
+  bool without_wal = false;
+  /// See StreamingOptions; outputs are tried once unless a test asks for more.
+  unsigned output_tries = 1;
+  /// See StreamingOptions.
+  FailedOutput failed_output = FailedOutput::stop;
+  /// See StreamingOptions.
+  MissedBatches missed = MissedBatches::merge;
+  /// Operators need names, as in a program. By default they are known by their position in the test.
+  bool names_needed = false;
+  /// See RestartedTest.
+  std::shared_ptr<class Recordings> recordings{};
+  /// Batches after which `run` throws LifeEnded. 0: never.
+  std::size_t batches_of_life = 0;
 };
+
+/// What the outputs of a test had, kept over restarts of its stream; see RestartedTest.
+class Recordings {
+ public:
+  /// Of the output with that number.
+  template <class T>
+  std::shared_ptr<T> of(std::size_t output) {
+    if (output >= kept_.size()) kept_.resize(output + 1);
+    if (kept_[output] == nullptr) kept_[output] = std::make_shared<T>();
+    return std::static_pointer_cast<T>(kept_[output]);
+  }
+
+ private:
+  std::vector<std::shared_ptr<void>> kept_;
+};
+
+/// Thrown by `run` to end a life of a RestartedTest.
+struct LifeEnded : std::exception {};
 
 /// What a stream had in one batch.
 template <class T>
@@ -95,18 +130,29 @@ class ListInput : public sluice::detail::Input {
       }
     }
   }
-  sluice::detail::NodePtr batch(sluice::detail::Engine&, const sluice::detail::OperatorInfoPtr& info, Time,
-                                InputInfo& told) override {
+  std::string choose(sluice::detail::Engine&, Time, InputInfo& told) override {
     const std::size_t number = next_++;
+    told.records = number < counts_.size() ? counts_[number] : 0;
+    told.blocks = told.records > 0 ? partitions_ : 0;
+    Encoder out;
+    out.varint(number);
+    return out.take();
+  }
+  sluice::detail::NodePtr rdd(sluice::detail::Engine&, const sluice::detail::OperatorInfoPtr& info,
+                              std::string_view choice, InputInfo&) override {
+    const std::size_t number = choice.empty() ? counts_.size() : Decoder(choice).varint();
     std::vector<sluice::detail::Shipped<sluice::detail::Source>> sources;
     for (std::size_t p = 0; p < partitions_; ++p) {
       auto records = number < counts_.size() ? parts_[number * partitions_ + p]
                                              : std::make_shared<sluice::detail::RestedRecords>(type_ops<T>());
       sources.push_back(sluice::detail::ship<sluice::detail::Source, sluice::detail::RestedSource>(*info, records));
     }
-    told.records = number < counts_.size() ? counts_[number] : 0;
-    told.blocks = told.records > 0 ? partitions_ : 0;
     return sluice::detail::make_source(info, type_ops<T>(), std::move(sources), partitions_);
+  }
+  void save(Encoder& out) override { out.varint(next_); }
+  void load(Decoder& in) override { next_ = in.varint(); }
+  void redo(std::string_view choice) override {
+    if (!choice.empty()) next_ = Decoder(choice).varint() + 1;
   }
   bool ended() override { return next_ >= counts_.size(); }
 
@@ -141,8 +187,13 @@ class StreamTest {
   template <class T>
   Output<T> output(const DStream<T>& stream, Place where = std::source_location::current()) {
     Output<T> output;
+    if (recordings_ != nullptr) output.batches_ = recordings_->of<std::vector<Batch<T>>>(outputs_++);
     stream.foreach_rdd(
-        [batches = output.batches_](const Rdd<T>& rdd, Time time) { batches->push_back({time, rdd.collect()}); },
+        [batches = output.batches_](const Rdd<T>& rdd, Time time) {
+          // A batch that was cut off by a restart runs again.
+          std::erase_if(*batches, [time](const Batch<T>& batch) { return batch.time == time; });
+          batches->push_back({time, rdd.collect()});
+        },
         where);
     return output;
   }
@@ -185,6 +236,19 @@ class StreamTest {
   std::unique_ptr<StreamingContext> streaming_;
   bool started_ = false;
   std::size_t asked_ = 0;  // batches asked for by `run` so far
+  std::shared_ptr<Recordings> recordings_;
+  std::size_t outputs_ = 0;
+  const std::size_t batches_of_life_;
 };
+
+/// Runs a test with its stream restarted from its checkpoint directory after every batch: `body` is called again and
+/// again, each time with a StreamTest that goes on where the last one was ended in the middle of `run`; outputs have
+/// what they had in all lives. So a test that passes as it is must pass here too, if its inputs can be read again
+/// (`stream`, files) and it keeps no counts of its own.
+///
+///     sluice::testing::run_restarted(options, [](StreamTest& t) { ... });
+///
+/// Errors: what the body throws.
+void run_restarted(StreamTestOptions options, const std::function<void(StreamTest&)>& body);
 
 }  // namespace sluice::testing

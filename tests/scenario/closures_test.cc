@@ -171,7 +171,7 @@ TEST(Closures, DS_26_a_stream_or_rdd_inside_a_task_function_is_refused_when_it_r
 }
 
 TEST(Closures, DriverFunctionsMayCaptureAnything) {
-  everywhere([](StreamTest& t) {
+  everywhere_in_one_life([](StreamTest& t) {
     std::string text;
     auto in = t.stream<int>({{1}, {2}});
     auto made_of = in.transform([&text](const Rdd<int>& rdd) {

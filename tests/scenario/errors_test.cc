@@ -263,7 +263,7 @@ void of_files_and_bytes(Collected& error, const std::string& directory) {
     bytes.u64(0);
     const std::string_view view = bytes.view();
     Decoder in({view.data(), view.size()});
-    sluice::detail::decode_function_address(in);
+    sluice::detail::decode_address(typeid(int), in);
   });
   files.remove_all(directory);
   files.remove_all("/tmp/sluice-errors");

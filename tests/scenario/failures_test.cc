@@ -16,7 +16,7 @@ void fail_if_told() {
 }
 
 TEST(Failures, ATaskThatFailsOnceIsTriedAgainAndCountsOnce) {
-  everywhere([](StreamTest& t) {
+  everywhere_in_one_life([](StreamTest& t) {
     const Accumulator seen = t.context().accumulator();
     auto in = t.stream<Pair>({{{1, 1}, {2, 2}, {1, 3}}, {{1, 1}}});
     auto out = t.output(in.map([seen](const Pair& p) {
@@ -33,7 +33,7 @@ TEST(Failures, ATaskThatFailsOnceIsTriedAgainAndCountsOnce) {
 }
 
 TEST(Failures, ATaskThatFailsAsOftenAsItMayBeTriedStopsTheStreamWithItsError) {
-  everywhere([](StreamTest& t) {
+  everywhere_in_one_life([](StreamTest& t) {
     auto in = t.stream<int>({{1}, {2}, {3}});
     auto out = t.output(in.map([](int x) {
       if (x == 2) fail_if_told();
@@ -118,7 +118,7 @@ TEST(Failures, StateIsRolledBackAfterAFailedAttempt) {
     failures_left = 0;
     const auto expected = values(calm.run(
         calm.stream<Pair>(batches).update_state_by_key(add_or_fail, {.idle_keeps_state = idle}), batches.size()));
-    everywhere([&](StreamTest& t) {
+    everywhere_in_one_life([&](StreamTest& t) {
       auto state = t.stream<Pair>(batches).update_state_by_key(add_or_fail, {.idle_keeps_state = idle});
       auto out = t.output(state);
       for (std::size_t b = 0; b < batches.size(); ++b) {
@@ -146,7 +146,7 @@ TEST(Failures, AWindowWithAnInverseIsRolledBackAfterAFailedAttempt) {
   failures_left = 0;
   const auto expected =
       values(calm.run(calm.stream<Pair>(batches).reduce_by_key_and_window(plus, minus, {.length = 3s}), 14));
-  everywhere([&](StreamTest& t) {
+  everywhere_in_one_life([&](StreamTest& t) {
     auto out = t.output(t.stream<Pair>(batches).reduce_by_key_and_window(plus, minus, {.length = 3s}));
     for (int b = 0; b < 14; ++b) {
       failures_left = 3;

@@ -19,8 +19,9 @@ namespace sluice::testing {
 
 using namespace std::chrono_literals;
 
-/// Calls `body` with a StreamTest of each kind. The body declares, runs and asserts.
-inline void everywhere(const std::function<void(StreamTest&)>& body, const StreamTestOptions& base = {}) {
+/// Calls `body` with a StreamTest of each kind that lives through it. The body declares, runs and asserts. For
+/// scenarios whose inputs cannot be read again, that count calls, or that end or look into their stream.
+inline void everywhere_in_one_life(const std::function<void(StreamTest&)>& body, const StreamTestOptions& base = {}) {
   for (const std::size_t cores : {1, 2, 4}) {
     for (const bool as_on_a_cluster : {true, false}) {
       SCOPED_TRACE("local[" + std::to_string(cores) + "]" + (as_on_a_cluster ? ", encoded" : ", as it is"));
@@ -41,6 +42,19 @@ inline void everywhere(const std::function<void(StreamTest&)>& body, const Strea
       StreamTest t(options);
       body(t);
     });
+  }
+}
+
+/// The same, and restarted from its checkpoint after every batch: with a checkpoint at each batch, and with one at the
+/// beginning alone, so that all batches before run again for their state.
+inline void everywhere(const std::function<void(StreamTest&)>& body, const StreamTestOptions& base = {}) {
+  everywhere_in_one_life(body, base);
+  for (const Duration checkpoint_interval : {Duration(1ms), Duration(1h)}) {
+    if (base.without_checkpoint) return;
+    SCOPED_TRACE("restarted, checkpoints " + to_string(checkpoint_interval) + " apart");
+    StreamTestOptions options = base;
+    options.checkpoint_interval = checkpoint_interval;
+    run_restarted(options, body);
   }
 }
 

@@ -31,7 +31,7 @@ TEST(Pd, PD_01_groups_of_text_are_whole) {
 }
 
 TEST(Pd, PD_02_reduce_by_key) {
-  everywhere([](StreamTest& t) {
+  everywhere_in_one_life([](StreamTest& t) {
     auto in = t.stream<TextPair>({{{"a", 1}, {"b", 2}, {"a", 3}, {"", 4}}, {}, {{"b", 1}}});
     std::vector<std::size_t> partitions;
     auto sums = in.reduce_by_key(std::plus{}, 3);

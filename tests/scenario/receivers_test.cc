@@ -40,7 +40,7 @@ ReceiverContext<int>& open_hose(StreamTest& t) {
 
 // Receivers need a core of their own.
 void with_receivers(const std::function<void(StreamTest&)>& body, const StreamTestOptions& base = {}) {
-  everywhere(
+  everywhere_in_one_life(
       [&](StreamTest& t) {
         if (t.context().engine()->cores() > 1) body(t);
       },
@@ -160,7 +160,7 @@ TEST(Rc, BP_the_byte_budget_holds_from_the_first_batch_on_under_endless_overload
         t.stop(true);
         EXPECT_EQ(next, flood_next.load());  // GS-04
       },
-      {.receiver_memory_bytes = limit});
+      {.receiver_memory_bytes = limit, .without_wal = true});
 }
 
 TEST(Rc, LC_05_every_core_taken_by_receivers_is_refused_with_the_arithmetic) {

@@ -15,7 +15,7 @@ std::optional<int> total(std::span<const int> now, std::optional<int> before) {
 }
 
 TEST(St, ST_01_the_function_is_called_for_every_known_key_in_every_batch) {
-  everywhere([](StreamTest& t) {
+  everywhere_in_one_life([](StreamTest& t) {
     const Accumulator calls = t.context().accumulator();
     auto in = t.stream<Pair>({{{1, 10}, {2, 1}}, {}, {{1, 5}, {3, 7}, {1, 1}}});
     auto state = in.update_state_by_key([calls](std::span<const int> now, std::optional<int> before) {

@@ -1,0 +1,705 @@
+// Driver: identities, checkpoints and recovery.
+#include <algorithm>
+#include <cstdio>
+#include <set>
+
+#include "sluice/core/hash.h"
+#include "sluice/runtime/checksum.h"
+#include "sluice/runtime/kill_point.h"
+#include "sluice/runtime/process.h"
+#include "sluice/stream/driver.h"
+
+namespace sluice::detail {
+namespace {
+
+// Written at once, so that a batch that comes due is not held up.
+constexpr std::size_t slice_bytes = 64 << 10;
+// Slices after a batch that is followed by the next one at once: so that a checkpoint comes to its end.
+constexpr int slices_when_late = 4;
+
+std::uint64_t build_of_program() {
+  const Image* image = image_of(reinterpret_cast<const void*>(&build_of_program));
+  return image == nullptr ? 0 : image->build_id;
+}
+
+std::string file_name_of(Time time, const std::string& output) {
+  // Identities may hold anything.
+  const std::uint64_t hash = hash_long(0, output.data(), output.size());
+  char name[64];
+  std::snprintf(name, sizeof name, "%015lld-%016llx", to_milliseconds(time), static_cast<unsigned long long>(hash));
+  return name;
+}
+
+[[noreturn]] void fail(Code code, const OperatorInfo& info, std::string why) {
+  throw Error(code, {.why = std::move(why), .operation = info.name, .where = info.where});
+}
+
+}  // namespace
+
+// ---- Identities
+
+// Where data is kept in a checkpoint it must be found again by a later version of the program: by names that the user
+// has given, or by what tells one input from the others.
+void Driver::set_identities() {
+  const bool by_position = options_.name_by_position;
+  std::map<std::string, const OperatorInfo*> seen;
+  const auto once = [&seen](const std::string& identity, const OperatorInfo& info) {
+    const auto [place, is_new] = seen.emplace(identity, &info);
+    if (is_new || place->second == &info) return;
+    const OperatorInfo& other = *place->second;
+    fail(Code::name_not_unique, info,
+         "\"" + identity + "\" is also what " + other.where.file_name() + ":" + std::to_string(other.where.line()) +
+             " declares");
+  };
+  for (std::size_t i = 0; i < streams_.size(); ++i) {
+    StreamNode& stream = *streams_[i];
+    if (!stream.state && stream.kept_as.empty()) continue;
+    if (!stream.info->named && by_position) {
+      stream.info->name += " " + std::to_string(i);
+      stream.info->named = true;
+    }
+    if (stream.state) {
+      if (!stream.info->named) fail(Code::operator_not_named, *stream.info, "its state is kept in checkpoints");
+      once("state " + stream.info->name, *stream.info);
+    }
+    if (stream.kept_as.empty()) continue;
+    // Known by its own name, or by that of a window over it.
+    stream.kept_as = stream.info->named ? stream.info->name : std::string();
+    for (const StreamNodePtr& child : streams_) {
+      if (!stream.kept_as.empty()) break;
+      const bool reaches = child->reach > Duration{} &&
+                           std::find(child->parents.begin(), child->parents.end(), streams_[i]) != child->parents.end();
+      if (reaches && child->info->named) stream.kept_as = child->info->name + " (input)";
+    }
+    if (stream.kept_as.empty()) {
+      fail(Code::operator_not_named, *stream.info,
+           "a window holds its records over several batches, and has no name either");
+    }
+    once("kept " + stream.kept_as, *stream.info);
+  }
+  std::map<std::string, std::size_t> counts;
+  const auto identify = [&](std::string& identity, const OperatorInfo& info, const std::string& otherwise) {
+    identity = info.named ? info.name : otherwise;
+    if (by_position && !info.named) identity += " #" + std::to_string(counts[identity]++);
+  };
+  for (InputSlot& slot : inputs_) {
+    const std::string argument = slot.input->argument();
+    identify(slot.identity, *slot.stream->info, slot.stream->info->name + (argument.empty() ? "" : " " + argument));
+    once("input " + slot.identity, *slot.stream->info);
+  }
+  for (StreamOutput& output : outputs_) {
+    identify(output.identity, *output.info, output.info->name);
+    once("output " + output.identity, *output.info);
+  }
+}
+
+// ---- At start()
+
+void Driver::open_directory() {
+  whole_base_ = false;
+  owed_.clear();
+  last_batch_ = Time{};
+  CheckpointDirectoryOptions options;
+  options.path = options_.checkpoint;
+  options.app = options_.app;
+  options.hash_seed = engine_->options().hash_seed;
+  options.build = build_of_program();
+  options.interval = options_.interval;
+  options.wal = options_.wal;
+  options.keep_batches = options_.keep_batches;
+  options.read_only = options_.dry_run || options_.replay.has_value();
+  engine_->states().track();
+  directory_ = std::make_unique<CheckpointDirectory>(engine_->runtime(), std::move(options));
+  const JournalContent& journal = directory_->journal_content();
+  if (!journal.empty) zero_ = journal.zero;
+  if (options_.replay.has_value()) {
+    if (!directory_->choose_manifest_before(*options_.replay) || !journal.batches.contains(*options_.replay)) {
+      throw Error(Code::batch_not_recorded, {.why = std::to_string(to_milliseconds(*options_.replay)) + " ms"});
+    }
+  }
+  if (directory_->manifest().has_value()) check_bindings(*directory_->manifest(), journal);
+  if (options_.dry_run) {
+    const std::string report = report_bindings();
+    std::fwrite(report.data(), 1, report.size(), stdout);
+    std::fflush(stdout);
+    return;
+  }
+  load_state();
+  for (const std::string& damage : directory_->damage()) {
+    std::fprintf(stderr, "sluice: an older checkpoint is used: %s\n", damage.c_str());
+  }
+  if (!journal.batches.empty()) last_batch_ = std::max(last_batch_, journal.batches.rbegin()->first);
+  owed_ = journal.owed;
+}
+
+namespace {
+bool has_name(const OperatorInfo& info, const std::string& name) {
+  return info.name == name || std::find(info.aliases.begin(), info.aliases.end(), name) != info.aliases.end();
+}
+}  // namespace
+
+// Everything that does not fit is found before anything is changed.
+void Driver::check_bindings(const Manifest& manifest, const JournalContent& journal) const {
+  for (const CheckpointOperator& saved : manifest.operators) {
+    if (std::find(options_.drop_state.begin(), options_.drop_state.end(), saved.name) != options_.drop_state.end()) {
+      continue;
+    }
+    const StreamNode* found = nullptr;
+    for (const StreamNodePtr& stream : streams_) {
+      const bool kept = saved.schema.kind == "kept";
+      if (kept ? stream->kept_as == saved.name : stream->state && has_name(*stream->info, saved.name)) {
+        found = stream.get();
+      }
+    }
+    if (found == nullptr) {
+      // What a window that is gone held is no loss that anyone could mind, as state is.
+      if (saved.schema.kind == "kept") continue;
+      throw Error(Code::state_without_operator, {.why = "\"" + saved.name + "\", " + saved.schema.kind + " of " +
+                                                        saved.schema.key + " to " + saved.schema.value});
+    }
+    if (found->state && saved.schema.kind != "kept" && !found->state->fits(saved.schema)) {
+      const StateSchema& now = found->state->schema;
+      fail(Code::state_does_not_fit, *found->info,
+           "the checkpoint has " + saved.schema.kind + " of " + saved.schema.key + " to " + saved.schema.value +
+               ", the program " + now.kind + " of " + now.key + " to " + now.value);
+    }
+  }
+  const bool unfinished = !journal.batches.empty() && journal.batches.rbegin()->first > manifest.time;
+  if (unfinished && journal.build != build_of_program() && !options_.accept_new_code && !options_.replay) {
+    throw Error(Code::other_code, {.why = "batches after " + std::to_string(to_milliseconds(manifest.time)) +
+                                          " ms, of which the last is " +
+                                          std::to_string(to_milliseconds(journal.batches.rbegin()->first)) + " ms"});
+  }
+  if (manifest.interval == options_.interval) return;
+  // Times of another interval must be times of this one, where anything of them is still needed.
+  const auto is_time = [&](Time time, Duration slide) { return (time - manifest.zero) % slide == Duration{}; };
+  for (const auto& [time, batch] : journal.batches) {
+    if (time > manifest.time && !is_time(time, options_.interval)) {
+      throw Error(Code::other_checkpoint, {.why = "batches of an interval of " + to_string(manifest.interval) +
+                                                  " are not finished; start once more with it and stop gracefully"});
+    }
+  }
+  for (const StreamNodePtr& stream : streams_) {
+    const bool holds_batches = (stream->state && stream->state->schema.log_length > 0) || stream->reach > Duration{};
+    if (!holds_batches) continue;
+    const Duration slide = stream->parents.empty() ? options_.interval : stream->parents[0]->slide;
+    const bool divides = manifest.interval % slide == Duration{};
+    const bool multiple = slide % manifest.interval == Duration{} && stream->state && stream->slide == slide;
+    if (!divides && !multiple) {
+      fail(Code::other_checkpoint, *stream->info,
+           "the batch interval was " + to_string(manifest.interval) + ", and the batches in this window do not fit " +
+               to_string(options_.interval));
+    }
+  }
+}
+
+std::string Driver::report_bindings() const {
+  std::string text = "checkpoint directory " + options_.checkpoint + "\n";
+  const auto& manifest = directory_->manifest();
+  if (!manifest.has_value()) return text + "  is empty: everything would begin anew\n";
+  text += "  checkpoint of batch " + std::to_string(to_milliseconds(manifest->time)) + " ms, interval " +
+          to_string(manifest->interval) + "\n";
+  const JournalContent& journal = directory_->journal_content();
+  std::size_t again = 0;
+  std::size_t state_only = 0;
+  for (const auto& [time, batch] : journal.batches) {
+    if (time > manifest->time) ++(batch.complete ? state_only : again);
+  }
+  text += "  " + std::to_string(state_only) + " batches would run again for their state, " + std::to_string(again) +
+          " to be finished\n";
+  std::set<std::string> bound;
+  for (const StreamNodePtr& stream : streams_) {
+    if (!stream->state) continue;
+    std::string from = "nothing: begins empty";
+    for (const CheckpointOperator& saved : manifest->operators) {
+      if (saved.schema.kind == "kept" || !has_name(*stream->info, saved.name)) continue;
+      bound.insert(saved.name);
+      const bool dropped =
+          std::find(options_.drop_state.begin(), options_.drop_state.end(), saved.name) != options_.drop_state.end();
+      from = dropped ? "nothing: its state is dropped"
+                     : "state \"" + saved.name + "\", " + saved.schema.key + " to " + saved.schema.value;
+      if (!dropped && saved.schema.value != stream->state->schema.value) {
+        from += ", read as " + stream->state->schema.value;
+      }
+      if (!dropped && saved.partitions != stream->state->partitions) {
+        from +=
+            ", " + std::to_string(saved.partitions) + " partitions become " + std::to_string(stream->state->partitions);
+      }
+    }
+    text += "  " + stream->info->name + " takes " + from + "\n";
+  }
+  for (const CheckpointOperator& saved : manifest->operators) {
+    if (saved.schema.kind != "kept" && !bound.contains(saved.name)) text += "  " + saved.name + " is dropped\n";
+  }
+  for (const InputSlot& slot : inputs_) {
+    text += "  input " + slot.identity +
+            (manifest->inputs.contains(slot.identity) ? " goes on where it stood\n" : " is new\n");
+  }
+  for (const auto& [identity, saved] : manifest->inputs) {
+    const bool known =
+        std::any_of(inputs_.begin(), inputs_.end(), [&](const InputSlot& slot) { return slot.identity == identity; });
+    if (!known) text += "  input " + identity + " is not part of the program any more\n";
+  }
+  return text;
+}
+
+namespace {
+// The last slide time of an operator's state in a checkpoint, as it was slid then.
+std::int64_t version_of(const Manifest& manifest, const StreamNode& stream) {
+  Duration slide = stream.slide;
+  for (const CheckpointOperator& saved : manifest.operators) {
+    if (saved.schema.kind != "kept" && has_name(*stream.info, saved.name)) slide = Duration(saved.schema.slide);
+  }
+  return (manifest.zero + (manifest.time - manifest.zero) / slide * slide).time_since_epoch().count();
+}
+}  // namespace
+
+void Driver::load_state() {
+  std::vector<StreamNodePtr> with_state;
+  std::map<std::string, StreamNodePtr> kept;
+  for (const StreamNodePtr& stream : streams_) {
+    if (stream->state) with_state.push_back(stream);
+    if (!stream->kept_as.empty()) kept.emplace(stream->kept_as, stream);
+  }
+  StateStore& states = engine_->states();
+  while (directory_->manifest().has_value()) {
+    const Manifest manifest = *directory_->manifest();
+    whole_base_ = false;
+    std::map<std::string, StreamNodePtr> by_name;
+    for (const CheckpointOperator& saved : manifest.operators) {
+      const auto& drop = options_.drop_state;
+      if (std::find(drop.begin(), drop.end(), saved.name) != drop.end()) {
+        whole_base_ = true;
+        continue;
+      }
+      for (const StreamNodePtr& stream : with_state) {
+        if (saved.schema.kind == "kept" || !has_name(*stream->info, saved.name)) continue;
+        by_name.emplace(saved.name, stream);
+        whole_base_ = whole_base_ || stream->info->name != saved.name || stream->state->schema != saved.schema ||
+                      stream->state->partitions != saved.partitions;
+      }
+    }
+    whole_base_ = whole_base_ || by_name.size() != with_state.size() ||
+                  manifest.operators.size() != with_state.size() + kept.size();
+    for (const StreamNodePtr& stream : with_state) {
+      states.remove(stream->state->operation);
+      for (std::size_t p = 0; p < stream->state->partitions; ++p) {
+        states.put(stream->state->operation, p, stream->state->make(p, engine_->options().hash_seed));
+      }
+    }
+    const bool whole = directory_->read_state([&](const CheckpointOperator& from, StateBlock&& block) {
+      kill_point("recovery.mid_state");
+      if (from.schema.kind == "kept") return load_kept(kept, from, std::move(block));
+      const auto to = by_name.find(from.name);
+      if (to == by_name.end()) return;
+      const StateBinding& state = *to->second->state;
+      for (std::size_t p = 0; p < state.partitions; ++p) states.find(state.operation, p)->load(block, from.schema);
+    });
+    if (!whole) continue;  // with an older checkpoint
+    for (const StreamNodePtr& stream : with_state) {
+      for (std::size_t p = 0; p < stream->state->partitions; ++p) {
+        const auto partition = states.find(stream->state->operation, p);
+        partition->loaded(version_of(manifest, *stream));
+        if (whole_base_) partition->mark_all();
+      }
+    }
+    for (const auto& [name, stream] : kept) {
+      const std::map<Time, NodePtr> made = stream->made();
+      for (const auto& [time, node] : made) {
+        if (stream->regroup) stream->put_made(time, stream->regroup(*engine_, node));
+      }
+    }
+    zero_ = manifest.zero;
+    last_batch_ = manifest.time;
+    return;
+  }
+}
+
+// A partition of a past RDD. All of an RDD's partitions come one after the other.
+void Driver::load_kept(const std::map<std::string, StreamNodePtr>& kept, const CheckpointOperator& from,
+                       StateBlock&& block) {
+  const auto to = kept.find(from.name);
+  if (to == kept.end()) return;
+  StreamNode& stream = *to->second;
+  const Time time{Duration(block.batch)};
+  if (time <= directory_->manifest()->time - stream.keep) return;
+  if (from.schema.value != stream.type->schema()) {
+    fail(Code::state_does_not_fit, *stream.info,
+         "the checkpoint has records of " + from.schema.value + ", the program of " + stream.type->schema());
+  }
+  Decoder in(block.bytes);
+  const std::uint32_t partitions = in.u32();
+  const bool by_key = in.u8() != 0;
+  const RestedPtr records = RestedRecords::decode_from(in, *stream.type);
+  in.expect_end();
+  auto sources = std::vector<Shipped<Source>>();
+  const auto made = stream.made().find(time);
+  if (made != stream.made().end() && made->second->partitions != partitions && block.group != 0) {
+    sources = std::get<SourceBody>(made->second->body).sources;
+  }
+  sources.push_back(ship<Source, RestedSource>(*stream.info, RestedPtr(records)));
+  const std::size_t count = sources.size();
+  stream.put_made(
+      time, make_source(stream.info, *stream.type, std::move(sources), count, nullptr, by_key && count == partitions));
+}
+
+void Driver::start_outputs() {
+  for (const StreamOutput& output : outputs_) {
+    if (!output.start) continue;
+    OutputStart start{options_.app, output.identity, 0, {}};
+    if (start.identity.empty()) start.identity = output.info->name;
+    if (directory_ != nullptr) {
+      start.epoch = directory_->epoch();
+      const auto& sinks = directory_->journal_content().sinks;
+      if (const auto said = sinks.find(output.identity); said != sinks.end()) start.said = said->second;
+    }
+    output.start(start);
+  }
+}
+
+// What they close is final: the journal has noted all batches.
+void Driver::close_outputs() {
+  if (records()) directory_->wait_durable();
+  for (const StreamOutput& output : outputs_) {
+    if (output.close) output.close();
+  }
+}
+
+void Driver::start_inputs(std::size_t& started) {
+  if (directory_ == nullptr) {
+    for (; started < inputs_.size(); ++started) inputs_[started].input->start(*engine_, {});
+    return;
+  }
+  const JournalContent& journal = directory_->journal_content();
+  const auto& manifest = directory_->manifest();
+  std::vector<std::string> identities;
+  for (const InputSlot& slot : inputs_) identities.push_back(slot.identity);
+  std::vector<std::string> outputs;
+  for (const StreamOutput& output : outputs_) outputs.push_back(output.identity);
+  directory_->begin_run(zero_, identities, std::move(outputs), whole_base_);
+  for (; started < inputs_.size(); ++started) {
+    InputSlot& slot = inputs_[started];
+    InputStart start;
+    start.wal_directory = directory_->wal_path();
+    start.number_before = directory_->first_block_number();
+    if (slot.input->receivers() > 0) start.recorder = directory_->recorder(started);
+    if (const auto blocks = journal.blocks.find(slot.identity); blocks != journal.blocks.end()) {
+      start.blocks = blocks->second;
+      const auto allocated = journal.allocated.find(slot.identity);
+      for (const auto& [number, block] : start.blocks) {
+        if (allocated == journal.allocated.end() || !allocated->second.contains(number)) {
+          start.unallocated.push_back(number);
+        }
+      }
+    }
+    if (const auto told = journal.receivers.find(slot.identity); told != journal.receivers.end()) {
+      start.position = told->second.position;
+    }
+    if (manifest.has_value()) {
+      const auto saved = manifest->inputs.find(slot.identity);
+      if (saved != manifest->inputs.end()) {
+        start.resumes = true;
+        Decoder in(saved->second);
+        slot.input->load(in);
+        for (const auto& [time, batch] : journal.batches) {
+          const auto choice = batch.inputs.find(slot.identity);
+          if (time > manifest->time && choice != batch.inputs.end()) slot.input->redo(choice->second);
+        }
+      }
+    }
+    slot.input->start(*engine_, std::move(start));
+  }
+  last_checkpoint_ = manifest.has_value() ? manifest->time : zero_;
+  if (manifest.has_value()) return;
+  // Where inputs stand before the first batch is on the disk before anything is made of it.
+  begin_checkpoint(zero_);
+  save_all();
+}
+
+// ---- On the stream's thread
+
+Time Driver::recover() {
+  if (directory_ == nullptr || !directory_->manifest().has_value()) return zero_;
+  const JournalContent& journal = directory_->journal_content();
+  const Time saved = directory_->manifest()->time;
+  kill_point("recovery.start");
+  // Inputs that windows reach back into are read again as far back.
+  for (InputSlot& slot : inputs_) {
+    const Duration back = slot.stream->kept_as.empty() ? slot.stream->asked_back : Duration{};
+    for (auto it = journal.batches.upper_bound(saved - back); it != journal.batches.end() && it->first <= saved; ++it) {
+      const auto choice = it->second.inputs.find(slot.identity);
+      if (choice == it->second.inputs.end()) continue;
+      InputInfo told;
+      slot.stream->put(*engine_, it->first, slot.input->rdd(*engine_, slot.stream->info, choice->second, told));
+    }
+  }
+  Time last = saved;
+  for (auto it = journal.batches.upper_bound(saved); it != journal.batches.end(); ++it) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (stop_requested_) return last;
+    }
+    kill_point("recovery.before_batch");
+    run_batch({it->first, &it->second, it->second.complete, false});
+    last = it->first;
+  }
+  kill_point("recovery.end");
+  return last;
+}
+
+// Intervals that passed while no driver ran. Returns the last time that needs no batch any more.
+Time Driver::run_missed(Time last) {
+  const Time now = engine_->runtime().clock().now();
+  const Time due = zero_ + (now - zero_) / options_.interval * options_.interval;
+  if (directory_ == nullptr || due <= last + options_.interval) return last;
+  if (options_.missed == MissedBatches::run) {
+    not_before_ = now;
+    return last;
+  }
+  // A window that is slid every so many batches slides once more over what it has; so it loses nothing when the time
+  // up to now is left out. These batches have no input: what has come in since goes to the next one.
+  Duration slide = options_.interval;
+  for (const StreamNodePtr& stream : streams_) slide = std::max(slide, stream->slide);
+  if (slide == options_.interval) return due - options_.interval;
+  const Time until = std::min(last + slide, due - options_.interval);
+  for (Time time = last + options_.interval; time <= until; time += options_.interval) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (stop_requested_) return time - options_.interval;
+    }
+    run_batch({time, nullptr, false, true});
+  }
+  return due - options_.interval;
+}
+
+// State as it was before the batch, then the batch with the outputs that print.
+void Driver::run_replay() {
+  const JournalContent& journal = directory_->journal_content();
+  for (StreamOutput& output : outputs_) {
+    if (output.internal) continue;
+    output.function = [show = output.show](const NodePtr& node, Time time) {
+      show(node, time);
+      return std::string();
+    };
+  }
+  for (std::size_t i = 0; i < inputs_.size(); ++i) {
+    InputStart start;
+    start.wal_directory = directory_->wal_path();
+    const auto blocks = journal.blocks.find(inputs_[i].identity);
+    if (blocks != journal.blocks.end()) start.blocks = blocks->second;
+    inputs_[i].input->start_replay(*engine_, std::move(start));
+  }
+  for (const auto& [time, batch] : journal.batches) {
+    if (time > *options_.replay) break;
+    RecordedBatch again = batch;
+    again.outputs.clear();
+    const Time saved = directory_->manifest()->time;
+    if (time > saved) {
+      run_batch({time, &again, time < *options_.replay, false});
+    } else {
+      for (InputSlot& slot : inputs_) {
+        if (time <= saved - slot.stream->asked_back || !slot.stream->kept_as.empty()) continue;
+        InputInfo told;
+        slot.stream->put(*engine_, time,
+                         slot.input->rdd(*engine_, slot.stream->info, again.inputs[slot.identity], told));
+      }
+    }
+  }
+}
+
+// ---- Checkpoints
+
+void Driver::checkpoint_if_due(Time time, bool at_once) {
+  if (directory_ == nullptr || options_.replay.has_value()) return;
+  directory_->checkpointer().check();
+  directory_->clean(held_for_);
+  if (at_once) {
+    if (saving_ != nullptr) save_all();
+    directory_->checkpointer().wait_idle();
+    if (last_checkpoint_ == time && !whole_base_) return;
+    begin_checkpoint(time);
+    save_all();
+    return;
+  }
+  if (saving_ != nullptr) {
+    const bool late = engine_->runtime().clock().now() >= time + options_.interval;
+    for (int i = 0; late && i < slices_when_late; ++i) {
+      if (!save_some()) break;
+    }
+    return;
+  }
+  if ((time - last_checkpoint_ >= options_.checkpoint_interval || whole_base_) && directory_->checkpointer().idle()) {
+    begin_checkpoint(time);
+  }
+}
+
+void Driver::begin_checkpoint(Time time) {
+  Manifest manifest;
+  manifest.time = time;
+  manifest.epoch = directory_->epoch();
+  manifest.build = build_of_program();
+  manifest.app = options_.app;
+  manifest.zero = zero_;
+  manifest.interval = options_.interval;
+  manifest.hash_seed = engine_->options().hash_seed;
+  saving_ = std::make_unique<Saving>();
+  for (const StreamNodePtr& stream : streams_) {
+    if (stream->state) {
+      const auto index = static_cast<std::uint32_t>(manifest.operators.size());
+      manifest.operators.push_back({stream->info->name, stream->state->schema, stream->state->partitions});
+      for (std::size_t p = 0; p < stream->state->partitions; ++p) {
+        auto state = engine_->states().find(stream->state->operation, p);
+        if (state == nullptr) continue;
+        state->freeze();
+        saving_->partitions.push_back({index, std::move(state)});
+      }
+    }
+    if (stream->kept_as.empty()) continue;
+    const auto index = static_cast<std::uint32_t>(manifest.operators.size());
+    StateSchema schema;
+    schema.kind = "kept";
+    schema.value = stream->type->schema();
+    schema.log_length = stream->keep.count();
+    schema.slide = stream->slide.count();
+    manifest.operators.push_back({stream->kept_as, schema, 0});
+    for (const auto& [at, node] : stream->made()) {
+      if (at <= time && (at > last_checkpoint_ || whole_base_ || last_checkpoint_ == zero_)) {
+        saving_->kept.push_back({index, at, node});
+      }
+    }
+  }
+  for (const InputSlot& slot : inputs_) {
+    Encoder out;
+    slot.input->save(out);
+    manifest.inputs[slot.identity] = out.take();
+  }
+  kill_point("checkpoint.begin");
+  last_checkpoint_ = time;
+  whole_base_ = false;
+  directory_->checkpointer().begin(std::move(manifest), directory_->journal().log().end());
+}
+
+// False when all is handed over.
+bool Driver::save_some() {
+  if (saving_ == nullptr) return false;
+  Checkpointer& checkpointer = directory_->checkpointer();
+  if (!saving_->partitions.empty()) {
+    const Saving::Partition& front = saving_->partitions.front();
+    std::vector<StateBlock> blocks;
+    const bool more = front.state->write(slice_bytes, blocks);
+    if (!blocks.empty()) checkpointer.add(front.operator_index, std::move(blocks));
+    if (!more) saving_->partitions.pop_front();
+  } else if (!saving_->kept.empty()) {
+    const Saving::Kept kept = std::move(saving_->kept.front());
+    saving_->kept.pop_front();
+    JobResult result = std::move(engine_->run({kept.node}, {kept.time, &cancelled_, {}})[0]);
+    if (result.error != nullptr) std::rethrow_exception(result.error);
+    std::vector<StateBlock> blocks;
+    for (std::size_t p = 0; p < result.partitions.size(); ++p) {
+      Encoder out;
+      out.u32(static_cast<std::uint32_t>(result.partitions.size()));
+      out.u8(kept.node->by_key ? 1 : 0);
+      result.partitions[p]->encode_to(out);
+      blocks.push_back(
+          {StateBlock::What::log, static_cast<std::uint32_t>(p), kept.time.time_since_epoch().count(), out.take()});
+    }
+    checkpointer.add(kept.operator_index, std::move(blocks));
+  }
+  if (!saving_->partitions.empty() || !saving_->kept.empty()) return true;
+  checkpointer.end();
+  saving_ = nullptr;
+  return false;
+}
+
+void Driver::save_all() {
+  while (save_some()) {
+  }
+  directory_->checkpointer().wait_idle();
+}
+
+// ---- Owed outputs
+
+bool Driver::owe(const StreamOutput& output, const NodePtr& node, Time time) {
+  if (options_.failed_output != FailedOutput::go_on || directory_ == nullptr || output.internal || node == nullptr ||
+      cancelled_) {
+    return false;
+  }
+  // If the records themselves cannot be made, nothing can be delivered later either.
+  JobResult result = std::move(engine_->run({node}, {time, &cancelled_, {}})[0]);
+  if (result.error != nullptr) return false;
+  Encoder body;
+  body.varint(result.partitions.size());
+  for (const RestedPtr& records : result.partitions) records->encode_to(body);
+  std::uint64_t owed_bytes = body.size();
+  FileSystem& files = engine_->runtime().files();
+  files.make_directories(directory_->owed_path());
+  for (const FileInfo& file : files.list(directory_->owed_path()).value_or(std::vector<FileInfo>{})) {
+    owed_bytes += file.size_bytes;
+  }
+  if (owed_bytes > options_.owed_bytes_max) return false;
+  if (!owed_.empty() && time - owed_.front().time > options_.owed_age_max) return false;
+  Encoder all;
+  all.u32(crc32c(body.view()));
+  all.text(node->type->schema());
+  all.bytes(body.view());
+  kill_point("driver.before_owed");
+  files.publish(directory_->owed_path() + "/" + file_name_of(time, output.identity), all.view());
+  const auto index = static_cast<std::size_t>(&output - outputs_.data());
+  directory_->journal().output(time, index, false, {});
+  owed_.push_back({time, output.identity});
+  std::fprintf(stderr, "sluice: output \"%s\" of batch %lld ms has failed and is owed\n", output.identity.c_str(),
+               to_milliseconds(time));
+  return true;
+}
+
+// One try for the oldest of each output that owes: it is likely to fail as the others would.
+void Driver::deliver_owed() {
+  const Time now = engine_->runtime().clock().now();
+  if (owed_.empty() || now < owed_not_before_) return;
+  FileSystem& files = engine_->runtime().files();
+  std::set<std::string> failed;
+  std::vector<OwedOutput> left;
+  for (const OwedOutput& owed : owed_) {
+    const auto output = std::find_if(outputs_.begin(), outputs_.end(), [&](const StreamOutput& each) {
+      return !each.internal && each.identity == owed.output;
+    });
+    if (output == outputs_.end() || failed.contains(owed.output)) {
+      left.push_back(owed);
+      continue;
+    }
+    const std::string path = directory_->owed_path() + "/" + file_name_of(owed.time, owed.output);
+    const std::string bytes = read_file(files, path, ~std::uint64_t{0});
+    Decoder in(bytes);
+    const std::uint32_t sum = in.u32();
+    const std::string_view schema = in.text();
+    const std::string_view body = in.bytes(in.remaining());
+    if (crc32c(body) != sum) throw Error(Code::corrupt_data, {.why = path + ": its checksum is wrong"});
+    const TypeOps& type = *output->stream->type;
+    if (schema != type.schema()) {
+      fail(Code::state_does_not_fit, *output->info,
+           "it owes records of " + std::string(schema) + ", and has records of " + type.schema());
+    }
+    Decoder from(body);
+    std::vector<Shipped<Source>> sources;
+    for (std::size_t n = from.count(); n > 0; --n) {
+      sources.push_back(ship<Source, RestedSource>(*output->info, RestedRecords::decode_from(from, type)));
+    }
+    const std::size_t partitions = sources.size();
+    const NodePtr node = make_source(output->info, type, std::move(sources), partitions);
+    const auto deliver = [&] { static_cast<void>(output->function(node, owed.time)); };
+    if (Turns(*engine_, job_options(owed.time)).run({deliver})[0] != nullptr) {
+      failed.insert(owed.output);
+      left.push_back(owed);
+      continue;
+    }
+    directory_->wait_durable();
+    directory_->journal().delivered(owed.time, owed.output);
+    // Its file goes when the journal says durably that it is delivered.
+    directory_->wait_durable();
+    files.remove(path);
+  }
+  owed_ = std::move(left);
+  owed_not_before_ = now + options_.output_retry_pause * 10;
+}
+
+}  // namespace sluice::detail
