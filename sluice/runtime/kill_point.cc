@@ -17,7 +17,7 @@
 namespace sluice {
 namespace detail {
 
-constinit std::atomic<bool> kill_points_armed{false};
+constinit std::atomic<bool> any_kill_point_armed{false};
 
 namespace {
 
@@ -42,7 +42,7 @@ Armed& armed() {
 }
 
 void look_whether_armed() {
-  kill_points_armed.store(!armed().places.empty() || armed().hook, std::memory_order_relaxed);
+  any_kill_point_armed.store(!armed().places.empty() || armed().hook, std::memory_order_relaxed);
 }
 
 [[noreturn]] void refuse(const std::string& value) {
@@ -59,7 +59,7 @@ std::optional<std::uint64_t> count_of(std::string_view text) {
 }
 
 // Here and not where the system's runtime starts: the linker takes this file from its library for whoever names a place
-// (`kill_points_armed` is defined here), and its initialisers come along. A program without this file has no place
+// (`any_kill_point_armed` is defined here), and its initialisers come along. A program without this file has no place
 // either. A place that another file's initialiser passes first is still inert.
 [[maybe_unused]] const bool armed_at_start = (arm_kill_points_from_environment(), true);
 

@@ -16,12 +16,12 @@
 namespace sluice {
 
 namespace detail {
-extern std::atomic<bool> kill_points_armed;
+extern std::atomic<bool> any_kill_point_armed;
 void at_kill_point(std::string_view owner, std::string_view place);
 }  // namespace detail
 
 /// Whether places do anything: for code that takes another way to reach one, such as a write cut in two.
-inline bool kill_points_armed() { return detail::kill_points_armed.load(std::memory_order_relaxed); }
+inline bool kill_points_armed() { return detail::any_kill_point_armed.load(std::memory_order_relaxed); }
 
 /// Dies at the place `owner` + `place` if so armed; the two are put together only where something is armed.
 /// Threads: safe.
