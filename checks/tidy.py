@@ -15,6 +15,8 @@ To break a rule on purpose, say why on that line or the one above: `// tidy: all
              first members of a class its own; operators, begin, end, size, empty and data speak for themselves.
              After a comment "---- For the engine" a class's members are not the user's
   errors     an error code that is missing from docs/errors.md, or only there
+  kill       a place of kill_point("...") that is missing from the tables of docs/kill_points.md, or only there. The
+             place of kill_point(name, ".place") is there when some name ends so
   path       a path named in ARCHITECTURE.md, README.md or CONTRIBUTING.md that is gone
   unused     a header that no file includes
   length     a line over 120 characters (tables of documents excepted), a source file over 800 lines
@@ -39,7 +41,7 @@ may_include = {
     "testkit": {"testkit", "api", "runtime"},
 }
 # The test runtimes know no other layer, so tests of every layer may use them (cmake/layers.cmake builds them apart).
-test_runtimes = re.compile(r"sluice/testkit/(hand_|sim)\w*\.h")
+test_runtimes = re.compile(r"sluice/testkit/(hand_|sim|faulty_)\w*\.h")
 
 # (what is banned, the words for it, what to use instead, kind)
 banned = [
@@ -365,6 +367,32 @@ def check_errors(files: dict[str, File]) -> Iterator[Problem]:
             yield from document.problem(document.line_at(position), "errors", f"SLU-{code} is not in errors.h")
 
 
+def check_kill_points(files: dict[str, File]) -> Iterator[Problem]:
+    document = files.get("docs/kill_points.md")
+    listed = {}  # name: position
+    for row in re.finditer(r"^\|([^|]*)\|", document.text, re.M) if document else []:
+        listed.update({m[1]: row.start(1) + m.start() for m in re.finditer(r"`([\w.]+)`", row[1])})
+    named = set()
+    for file in files.values():
+        if not file.is_source or not file.path.startswith("sluice/") or file.path.endswith("_test.cc"):
+            continue
+        for call in re.finditer(r"(?<!void )\bkill_point\(", file.code):  # in code, hence in no comment
+            literal = re.compile(r"kill_point\((?:[^;\"]*,)?\s*\"([^\"]*)\"\)").match(file.text, call.start())
+            line = file.line_at(call.start())
+            if not literal:
+                if file.path != "sluice/runtime/kill_point.h":
+                    yield from file.problem(line, "kill", "the place must be a literal")
+                continue
+            place = literal[1]
+            names = {name for name in listed if name == place or (place.startswith(".") and name.endswith(place))}
+            named |= names
+            if not names:
+                yield from file.problem(line, "kill", f"{place} is missing from docs/kill_points.md")
+    for name, position in listed.items():
+        if document and name not in named:
+            yield from document.problem(document.line_at(position), "kill", f"no kill_point is called {name}")
+
+
 def check_paths(root: pathlib.Path, files: dict[str, File]) -> Iterator[Problem]:
     folders = "sluice|cmd|python|tests|benchmarks|examples|docs|checks|cmake"
     for name in documents_with_paths:
@@ -422,6 +450,7 @@ def check(root: pathlib.Path) -> list[Problem]:
             problems += check_doc(file)
             problems += check_catch(file)
     problems += check_errors(files)
+    problems += check_kill_points(files)
     problems += check_paths(root, files)
     problems += check_unused(files)
     return sorted(problems)

@@ -206,6 +206,23 @@ class TidyTest(unittest.TestCase):
         self.assertEqual(self.problems(more), [("sluice/runtime/errors.h", 3, "errors")])
         self.assertEqual(self.problems({"docs/errors.md": "SLU-101\nSLU-999\n"}), [("docs/errors.md", 2, "errors")])
 
+    def test_kill_points_and_their_document_agree(self):
+        table = "`no.place`\n\n| place |\n|---|\n| `a.b`, `c.d` | `no.place` |\n| `e.d` | x |\n"
+        document = {"docs/kill_points.md": table}
+        code = 'void f() {\n  kill_point("a.b");\n  kill_point(options_.name,\n             ".d");\n}\n'
+        self.assertEqual(self.problems({**document, "sluice/core/x.cc": code}), [])
+        # In a table only; a comment and a test name no place.
+        no_code = '// kill_point("x.y");\n'
+        test = {"sluice/core/x_test.cc": 'kill_point("x.y");\n'}
+        self.assertEqual(
+            self.problems({**document, **test, "sluice/core/x.cc": no_code}),
+            [("docs/kill_points.md", line, "kill") for line in (5, 5, 6)],
+        )
+        for call in ['"a.c"', 'name, ".b.d"', 'name, "d"', "name, place"]:
+            with self.subTest(call=call):
+                files = {**document, "sluice/core/x.cc": code, "sluice/core/y.cc": f"\nkill_point({call});\n"}
+                self.assertEqual(self.problems(files), [("sluice/core/y.cc", 2, "kill")])
+
     def test_a_path_that_is_gone_is_found(self):
         self.assertEqual(
             self.problems({"ARCHITECTURE.md": "\nThe batch is cut in `sluice/core/gone.cc`.\n"}),

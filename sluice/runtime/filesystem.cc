@@ -10,6 +10,12 @@ namespace {
 
 std::string base_name(std::string_view path) { return std::string(path.substr(path.find_last_of('/') + 1)); }
 
+void write_synced(FileSystem& files, const std::string& path, std::span<const char> bytes) {
+  const std::unique_ptr<File> file = files.create(path);
+  file->append(bytes);
+  file->sync();
+}
+
 // After a failed publish. The first failure is the one to report, and a temporary left behind does no harm.
 void remove_temporary(FileSystem& files, const std::string& path) {
   try {
@@ -22,23 +28,40 @@ void remove_temporary(FileSystem& files, const std::string& path) {
 }  // namespace
 
 void FileSystem::publish(const std::string& path, std::span<const char> bytes) {
-  char unique[48];
-  std::snprintf(unique, sizeof unique, ".%016llx.%llu.tmp", static_cast<unsigned long long>(tag_),
-                static_cast<unsigned long long>(publish_count_.fetch_add(1, std::memory_order_relaxed)));
-  const std::string directory = parent_path(path);
-  const std::string temporary = directory + "/." + base_name(path) + unique;
+  const std::string temporary = temporary_name(path);
   try {
-    {
-      std::unique_ptr<File> file = create(temporary);
-      file->append(bytes);
-      file->sync();
-    }
+    write_synced(*this, temporary, bytes);
     rename(temporary, path);
   } catch (...) {
     remove_temporary(*this, temporary);
     throw;
   }
-  sync_directory(directory);
+  sync_directory(parent_path(path));
+}
+
+bool FileSystem::publish_new(const std::string& path, std::span<const char> bytes) {
+  const std::string temporary = temporary_name(path);
+  bool renamed = false;
+  try {
+    write_synced(*this, temporary, bytes);
+    renamed = rename_new(temporary, path);
+  } catch (...) {
+    remove_temporary(*this, temporary);
+    throw;
+  }
+  if (!renamed) {
+    remove_temporary(*this, temporary);
+    return false;
+  }
+  sync_directory(parent_path(path));
+  return true;
+}
+
+std::string FileSystem::temporary_name(const std::string& path) {
+  char unique[48];
+  std::snprintf(unique, sizeof unique, ".%016llx.%llu.tmp", static_cast<unsigned long long>(tag_),
+                static_cast<unsigned long long>(publish_count_.fetch_add(1, std::memory_order_relaxed)));
+  return parent_path(path) + "/." + base_name(path) + unique;
 }
 
 bool FileSystem::remove_all(const std::string& path) {

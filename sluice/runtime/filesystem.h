@@ -45,7 +45,11 @@ class File {
   virtual std::size_t read_at(std::uint64_t offset, std::span<char> into) = 0;
   /// Writes all of `bytes` at the end. Errors: SLU-401 (disk full, EIO), after which any part may have been written.
   virtual void append(std::span<const char> bytes) = 0;
-  /// Returns when all that was appended is on the disk. A failed sync ends the process: the kernel may have dropped
+  /// Writes all of `bytes` at `offset`, over what is there and beyond it; a gap before them reads as zeros. Until the
+  /// next sync, a crash leaves any part of them. Only for files of `create`: those of `open_append` refuse it, because
+  /// Linux writes at the end of a file opened so, whatever the offset. Errors: SLU-401.
+  virtual void write_at(std::uint64_t offset, std::span<const char> bytes) = 0;
+  /// Returns when all that was written is on the disk. A failed sync ends the process: the kernel may have dropped
   /// the pages, and a second sync would lie (PostgreSQL's fsync lesson).
   virtual void sync() = 0;
   /// Cuts the file to `size_bytes`.
@@ -59,15 +63,20 @@ class FileSystem {
   virtual ~FileSystem() = default;
   /// Opens for reading; nullptr when there is no such file.
   virtual std::unique_ptr<File> open(const std::string& path) = 0;
-  /// Opens for appending, creating it when missing.
+  /// Opens for appending, creating it when missing. Each append goes to the end, whoever else appends.
   virtual std::unique_ptr<File> open_append(const std::string& path) = 0;
-  /// Creates an empty file, replacing an older one of that name.
+  /// Creates an empty file, replacing an older one of that name. Nobody else may write to it while it is open.
   virtual std::unique_ptr<File> create(const std::string& path) = 0;
   /// Moves atomically, replacing the target. Durable only after `sync_directory` of the target's directory.
   virtual void rename(const std::string& from, const std::string& to) = 0;
+  /// Moves atomically if nothing has the name `to`; else returns false and changes nothing. Of any number of callers,
+  /// in all processes, one succeeds. Durable as `rename`. On file systems that cannot do it in one step (it is then a
+  /// link and a removal; directories are refused) a crash can leave both names.
+  virtual bool rename_new(const std::string& from, const std::string& to) = 0;
   /// Removes a file or an empty directory; false when there was none.
   virtual bool remove(const std::string& path) = 0;
-  /// Makes the directory and its parents; no error when it is there.
+  /// Makes the directory and its parents; no error when it is there. Durable when it returns, also if it was made by a
+  /// process that died on the way. Cost: a sync for each name made and one for the lowest that was there.
   virtual void make_directories(const std::string& path) = 0;
   /// Makes created, renamed and removed names of the directory durable.
   virtual void sync_directory(const std::string& path) = 0;
@@ -80,6 +89,9 @@ class FileSystem {
   /// temporary name, sync, rename, directory sync. The temporary lies beside `path`, its name begins with '.' and ends
   /// with ".tmp"; a crash can leave one behind, which is never read and may be removed by the directory's owner.
   void publish(const std::string& path, std::span<const char> bytes);
+  /// The same if nothing has the name `path`; else returns false and changes nothing. So a name can be taken by one of
+  /// several processes (compare and set): the next epoch of a directory, for instance.
+  bool publish_new(const std::string& path, std::span<const char> bytes);
   /// Removes a directory with all it holds (links, not what they lead to); false when there was none.
   bool remove_all(const std::string& path);
 
@@ -89,6 +101,8 @@ class FileSystem {
   explicit FileSystem(std::uint64_t tag = 0) : tag_(tag) {}
 
  private:
+  std::string temporary_name(const std::string& path);
+
   const std::uint64_t tag_;
   std::atomic<std::uint64_t> publish_count_{0};
 };

@@ -4,10 +4,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "sluice/runtime/errors.h"
+#include "sluice/runtime/posix.h"
 #include "sluice/runtime/runtime.h"
 
 namespace sluice {
@@ -80,6 +84,64 @@ TEST_F(LocalFilesTest, AFailedPublishLeavesOldContentAndNoTemporary) {
   files_.make_directories(path("a/in-the-way"));
   EXPECT_EQ(code_of([&] { files_.publish(path("a"), std::string("new")); }), Code::io_failed);
   EXPECT_EQ(names(), Names{"a"});
+}
+
+TEST_F(LocalFilesTest, PublishNewTakesANameOnce) {
+  EXPECT_TRUE(files_.publish_new(path("a"), std::string("mine")));
+  EXPECT_FALSE(files_.publish_new(path("a"), std::string("too late")));
+  EXPECT_EQ(text("a"), "mine");
+  EXPECT_EQ(names(), Names{"a"});
+}
+
+TEST_F(LocalFilesTest, PublishNewGivesANameToOneOfMany) {
+  std::atomic<int> winners{0};
+  std::vector<std::unique_ptr<Thread>> threads;
+  for (int i = 0; i < 8; ++i) {
+    threads.push_back(system_runtime().spawn("publisher", [&, i] {
+      for (int epoch = 0; epoch < 20; ++epoch) {
+        const std::string name = path(std::to_string(epoch));
+        if (!files_.publish_new(name, std::to_string(i))) continue;
+        ++winners;
+        if (read_file(files_, name) != std::to_string(i)) winners = 1'000;
+      }
+    }));
+  }
+  for (const auto& thread : threads) thread->join();
+  EXPECT_EQ(winners, 20);
+  EXPECT_EQ(names().size(), 20u);
+}
+
+TEST_F(LocalFilesTest, AFailedPublishNewLeavesNothing) {
+  EXPECT_EQ(code_of([&] { files_.publish_new(path("none/a"), std::string("x")); }), Code::io_failed);
+  EXPECT_EQ(names(), Names{});
+}
+
+TEST_F(LocalFilesTest, RenameNewMovesOnlyToAFreeName) {
+  write("a", "1");
+  write("b", "2");
+  EXPECT_TRUE(files_.rename_new(path("a"), path("c")));
+  EXPECT_FALSE(files_.rename_new(path("b"), path("c")));
+  EXPECT_FALSE(files_.rename_new(path("b"), path("b")));
+  EXPECT_EQ(names(), (Names{"b", "c"}));
+  EXPECT_EQ(text("c"), "1");
+  EXPECT_EQ(code_of([&] { files_.rename_new(path("missing"), path("d")); }), Code::io_failed);
+}
+
+TEST_F(LocalFilesTest, RenameNewTakesADanglingLinkForAName) {
+  write("a", "1");
+  ASSERT_EQ(::symlink("nowhere", path("link").c_str()), 0);
+  EXPECT_FALSE(files_.rename_new(path("a"), path("link")));
+  EXPECT_FALSE(detail::rename_new_by_link(path("a"), path("link")));
+}
+
+TEST_F(LocalFilesTest, RenameNewByALinkMovesOnlyToAFreeName) {
+  write("a", "1");
+  write("b", "2");
+  EXPECT_TRUE(detail::rename_new_by_link(path("a"), path("c")));
+  EXPECT_FALSE(detail::rename_new_by_link(path("b"), path("c")));
+  EXPECT_EQ(names(), (Names{"b", "c"}));
+  EXPECT_EQ(text("c"), "1");
+  EXPECT_EQ(code_of([&] { detail::rename_new_by_link(path("missing"), path("d")); }), Code::io_failed);
 }
 
 TEST_F(LocalFilesTest, AListIsOrderedByPath) {
@@ -160,6 +222,42 @@ TEST_F(LocalFilesTest, AppendAfterTruncateGoesOnAtTheNewEnd) {
   EXPECT_EQ(text("a"), "12x");
 }
 
+TEST_F(LocalFilesTest, AppendToACreatedFileGoesOnAtItsEnd) {
+  const auto file = files_.create(path("a"));
+  file->append(std::string("12345"));
+  file->truncate(2);
+  file->append(std::string("x"));
+  file->write_at(0, std::string("A"));
+  file->append(std::string("y"));
+  file->write_at(6, std::string("z"));
+  file->append(std::string("!"));
+  file->sync();
+  EXPECT_EQ(text("a"), std::string("A2xy\0\0z!", 8));
+}
+
+TEST_F(LocalFilesTest, WriteAtChangesWhatIsThereAndWhatIsBeyond) {
+  const auto file = files_.create(path("a"));
+  file->append(std::string("0123456789"));
+  file->write_at(3, std::string("xyz"));
+  EXPECT_EQ(text("a"), "012xyz6789");
+  file->write_at(8, std::string("abcd"));
+  EXPECT_EQ(text("a"), "012xyz67abcd");
+}
+
+TEST_F(LocalFilesTest, WriteAtIsRefusedWhereItWouldNotBeTrue) {
+  write("a", "12345");
+  const auto appended = files_.open_append(path("a"));
+  EXPECT_EQ(code_of([&] { appended->write_at(0, std::string("x")); }), Code::io_failed);
+  const auto read = files_.open(path("a"));
+  EXPECT_EQ(code_of([&] { read->write_at(0, std::string("x")); }), Code::io_failed);
+  EXPECT_EQ(text("a"), "12345");
+}
+
+TEST_F(LocalFilesTest, AFileThatIsReadCanBeSynced) {
+  write("a", "12345");
+  files_.open(path("a"))->sync();
+}
+
 TEST_F(LocalFilesTest, CreateEmptiesAnOlderFile) {
   write("a", "old");
   files_.create(path("a"));
@@ -198,6 +296,8 @@ TEST_F(LocalFilesTest, DirectoriesAreMadeWithTheirParents) {
   files_.make_directories(path("a/b/c"));
   files_.make_directories(path("a/b/c"));
   EXPECT_TRUE(files_.stat(path("a/b/c"))->is_directory);
+  files_.make_directories("/");
+  files_.make_directories("/proc/self");
 }
 
 TEST_F(LocalFilesTest, AFileInTheWayOfADirectoryIsAnError) {

@@ -40,6 +40,9 @@ std::uint64_t system_random_bits();
 /// The clock of `system_runtime()`.
 const Clock& system_clock();
 
+/// `FileSystem::rename_new` by a link and a removal, for file systems that cannot do it in one step.
+bool rename_new_by_link(const std::string& from, const std::string& to);
+
 /// The files of this machine.
 std::unique_ptr<FileSystem> make_local_files();
 

@@ -8,7 +8,7 @@
 // commit), so a sync costs the same for one record and for a thousand. A log is never appended to after its process has
 // gone: each new owner begins a segment of its own, whose header says where the segment before ended for it. What an
 // older owner that is still alive writes there afterwards is outside that end and never read; its later segments are
-// not part of the chain. (Format: docs/formats.md, "Logs".)
+// not part of the chain. (Format: docs/formats.md, "Logs"; log_format.h writes it, log_reader.cc reads it.)
 //
 // Invariants:
 //  L1. A record that `wait_durable` returned for is read back by every later owner, byte for byte, or reading fails.
@@ -17,19 +17,18 @@
 //      (SLU-301); only what lies beyond may count as a torn tail, is left out, and is told.
 //  L3. Positions grow in the order of append calls; what is durable is a prefix.
 //  L4. Nothing is created on disk before the first append (WL-17), and no segment is removed but by `remove_before`.
-//  L5. After a write that failed nothing more is written: every later call fails with that error. A failed sync ends
-//      the process (FileSystem).
+//      The newest segment that is durable is never removed: it is the place where the next one is linked.
+//  L5. After an operation on files that failed nothing more is written: every later call fails with that error. A
+//      failed sync ends the process (FileSystem).
+//  L6. What is read may have been written by a process that died before its sync, and not be on the disk. A new owner
+//      syncs it before its own first segment says that it is part of the log.
 //
 // Threads: append, wait_durable and durable from all threads; the log's own thread alone touches the disk.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <functional>
 #include <memory>
-#include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -64,9 +63,10 @@ struct LogOptions {
   std::uint64_t epoch = 1;
   /// A segment that has reached this size is followed by a new one.
   std::uint64_t segment_bytes = 8 << 20;
-  /// Asked before each group is written; true: another owner has taken over, and the log fails with SLU-209. Empty: no.
+  /// Asked on the log's thread before each group is written, again before its waiters are told, and before segments
+  /// are removed; true: another owner has taken over, and the log fails with SLU-209. Empty: no.
   std::function<bool()> fenced{};
-  /// Names of the kill points: "NAME.before_write", ".mid_record", ".before_sync", ".after_sync", ".rotate".
+  /// Names the log's thread and its kill points (docs/kill_points.md, "Logs").
   std::string name = "log";
 };
 
@@ -81,19 +81,25 @@ struct LogSegment {
 
 /// What reading found.
 struct LogContent {
-  /// In order.
+  /// In order. Those before `from_segment` that are still there are among them.
   std::vector<LogSegment> segments;
-  /// Bytes at the end of the last segment that never became durable: left out.
+  /// Number of the next owner's first segment: the last one's + 1, and at least `from_segment`, since what a checkpoint
+  /// declares needless may never have become durable.
+  std::uint64_t next_segment = 1;
+  /// Bytes at the end of the newest segments that never became durable: left out.
   std::uint64_t torn_bytes = 0;
-  /// Segments that are not part of the chain (of an owner that was fenced out), by path.
+  /// Segments that are not part of the chain, by path: of an owner that was fenced out, or torn as a whole, or left by
+  /// a removal that was interrupted.
   std::vector<std::string> strays;
 };
 
 /// Calls `record(handle, content)` for each record of the log in `directory`, in order, from the first segment whose
-/// number is at least `from_segment`. An empty or missing directory is an empty log. Read-only; the log may be written
-/// meanwhile (then what is read is a prefix).
+/// number is at least `from_segment`. The content is valid during the call. An empty or missing directory is an empty
+/// log. Read-only; the log may be written meanwhile (then what is read is a prefix).
+/// Cost:   the segments from `from_segment` on are read once, and always the newest one, whose end must be found;
+///         memory for the largest record.
 /// Errors: SLU-301 damage before the committed end, naming file and offset; SLU-302 a segment of the chain is missing
-/// that is not older than `from_segment`; SLU-303 a newer format; SLU-401.
+/// that is not older than `from_segment`; SLU-303 a newer format; SLU-401; what `record` throws.
 LogContent read_log(FileSystem& files, const std::string& directory, std::uint64_t from_segment,
                     const std::function<void(const LogHandle&, std::string_view)>& record);
 
@@ -104,37 +110,40 @@ std::string read_log_record(FileSystem& files, const std::string& directory, con
 /// See the head of this file.
 class Log {
  public:
-  /// Begins after what `content` (of read_log by this owner, or empty for a new log) has.
+  /// Begins after what `content` (of read_log by this owner, or empty for a new log) has. Errors: SLU-109 for an epoch
+  /// that is not larger than that of the last owner.
   Log(Runtime& runtime, std::string directory, LogContent content, LogOptions options);
   /// Writes and syncs what was appended, unless the log has failed.
   ~Log();
   Log(const Log&) = delete;
   Log& operator=(const Log&) = delete;
 
-  /// Appends one record, the pieces one after the other (at least one byte in all, at most 1 GiB). Small pieces are
-  /// copied; one of 64 KiB or more is kept by its owner until it is written. Waits while more than `pending_bytes_max`
-  /// bytes are not written yet.
-  /// Errors: what made the log fail.
+  /// Appends one record, the pieces one after the other (at least one byte in all, at most 1 GiB). A body of
+  /// `kept_bytes_min` or more is kept by its owner until it is written, all else is copied. Waits while more than
+  /// `pending_bytes_max` bytes are not durable yet.
+  /// Errors: SLU-109 an empty record, SLU-305 a larger one; what made the log fail.
   LogPosition append(std::string_view bytes);
   LogPosition append(std::string_view header, const MemoryBlock& body);
   static constexpr std::uint64_t pending_bytes_max = 64 << 20;
+  static constexpr std::uint64_t kept_bytes_min = 64 << 10;
 
-  /// Returns when all up to `position` is durable. Errors: what made the log fail.
+  /// Returns when all up to `position` is durable. Errors: what made the log fail before that.
   void wait_durable(const LogPosition& position) { wait_durable(position.end); }
   void wait_durable(std::uint64_t end);
+  /// Whether it is. Errors: what made the log fail before that.
   bool durable(std::uint64_t end);
   /// End of what has been appended.
   std::uint64_t end();
-  /// Calls `told` on the log's thread after each sync and when the log fails; it must not wait. Before the first
-  /// append.
+  /// Calls `told` on the log's thread after each sync and when the log fails; it must not wait, nor throw. Before the
+  /// first append.
   void on_durable(std::function<void()> told);
 
   /// The number of the segment that the next record goes to.
   std::uint64_t segment();
-  /// Begins a new segment with the next record.
+  /// Begins a new segment with the next record, unless that is the first of its segment anyway.
   void roll();
-  /// Removes all segments with a smaller number, and strays; on the log's thread, later. A record with a handle there
-  /// is gone.
+  /// Removes all segments with a smaller number, and strays; on the log's thread, later: the newest durable segment
+  /// only when its successor is durable (L4). A record with a handle there is gone.
   void remove_before(std::uint64_t segment);
   /// Removed so far.
   std::uint64_t segments_removed();

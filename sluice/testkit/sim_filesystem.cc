@@ -36,21 +36,31 @@ std::string_view text_of(std::span<const char> bytes) { return {bytes.data(), by
 
 }  // namespace
 
-struct SimFileSystem::Node {
-  /// An append of `bytes`, or (when `cut`) a change of the size.
-  struct Change {
-    bool cut = false;
-    std::uint64_t size_bytes = 0;
-    std::string bytes;
+/// An unsynced change of the content: `bytes` at its end, `bytes` at `at`, or a cut to the size `at`.
+struct SimFileSystem::Change {
+  enum class Kind { append, overwrite, cut };
+  Kind kind;
+  std::uint64_t at = 0;
+  std::string bytes{};
 
-    void apply(std::string& content) const {
-      if (cut) {
-        content.resize(static_cast<std::size_t>(size_bytes));
-      } else {
-        content += bytes;
-      }
+  void apply(std::string& content) const {
+    switch (kind) {
+      case Kind::append: content += bytes; return;
+      case Kind::overwrite: write(content, at, bytes); return;
+      case Kind::cut: content.resize(static_cast<std::size_t>(at)); return;
     }
-  };
+  }
+  static void write(std::string& content, std::uint64_t at, std::string_view bytes) {
+    const std::size_t offset = static_cast<std::size_t>(at);
+    if (content.size() < offset + bytes.size()) content.resize(offset + bytes.size());
+    content.replace(offset, bytes.size(), bytes);
+  }
+  bool lies_within(const std::string& content) const {
+    return kind == Kind::overwrite && at + bytes.size() <= content.size();
+  }
+};
+
+struct SimFileSystem::Node {
   /// What the disk holds under a name, and the number of the change that put it there (D3).
   struct Slot {
     NodePtr node;
@@ -106,8 +116,8 @@ struct SimFileSystem::Node {
 /// An open file.
 class SimFile final : public File {
  public:
-  SimFile(SimFileSystem& files, SimFileSystem::NodePtr node, std::string path, bool writes)
-      : files_(files), node_(std::move(node)), path_(std::move(path)), writes_(writes), opened_in_(now_of(files)) {
+  SimFile(SimFileSystem& files, SimFileSystem::NodePtr node, std::string path, SimAccess access)
+      : files_(files), node_(std::move(node)), path_(std::move(path)), access_(access), opened_in_(now_of(files)) {
     if (node_->handles_of != opened_in_) node_->handles = 0;
     node_->handles_of = opened_in_;
     ++node_->handles;
@@ -128,13 +138,14 @@ class SimFile final : public File {
 
   void append(std::span<const char> bytes) override {
     begin_write("write");
-    Scheduler& scheduler = files_.scheduler_;
-    const bool fails = scheduler.random().chance(scheduler.options().write_failure);
-    if (fails) bytes = bytes.first(static_cast<std::size_t>(scheduler.random().below(bytes.size() + 1)));
-    scheduler.trace(text_of(bytes));
-    node_->modified = scheduler.now();
-    if (!bytes.empty()) node_->change({.cut = false, .size_bytes = 0, .bytes = std::string(text_of(bytes))});
-    if (fails) fail("write", path_, "No space left on device");
+    write(Change::Kind::append, 0, bytes);
+  }
+
+  void write_at(std::uint64_t offset, std::span<const char> bytes) override {
+    begin_write("write at");
+    if (access_ == SimAccess::append) fail("write at", path_, "it is open for appending only");
+    files_.scheduler_.trace(offset);
+    write(Change::Kind::overwrite, offset, bytes);
   }
 
   void sync() override {
@@ -148,7 +159,7 @@ class SimFile final : public File {
     begin_write("truncate");
     files_.scheduler_.trace(size_bytes);
     node_->modified = files_.scheduler_.now();
-    node_->change({.cut = true, .size_bytes = size_bytes, .bytes = {}});
+    node_->change({.kind = Change::Kind::cut, .at = size_bytes});
   }
 
   FileInfo info() override {
@@ -157,6 +168,8 @@ class SimFile final : public File {
   }
 
  private:
+  using Change = SimFileSystem::Change;
+
   static std::pair<std::uint64_t, std::uint64_t> now_of(const SimFileSystem& files) {
     return {files.machine_, files.scheduler_.life()};
   }
@@ -168,13 +181,23 @@ class SimFile final : public File {
 
   void begin_write(const char* operation) {
     begin(operation);
-    if (!writes_) fail(operation, path_, "Bad file descriptor (opened for reading)");
+    if (access_ == SimAccess::read) fail(operation, path_, "Bad file descriptor (opened for reading)");
+  }
+
+  void write(Change::Kind kind, std::uint64_t at, std::span<const char> bytes) {
+    Scheduler& scheduler = files_.scheduler_;
+    const bool fails = scheduler.random().chance(scheduler.options().write_failure);
+    if (fails) bytes = bytes.first(static_cast<std::size_t>(scheduler.random().below(bytes.size() + 1)));
+    scheduler.trace(text_of(bytes));
+    node_->modified = scheduler.now();
+    if (!bytes.empty()) node_->change({.kind = kind, .at = at, .bytes = std::string(text_of(bytes))});
+    if (fails) fail("write", path_, "No space left on device");
   }
 
   SimFileSystem& files_;
   const SimFileSystem::NodePtr node_;
   const std::string path_;
-  const bool writes_;
+  const SimAccess access_;
   const std::pair<std::uint64_t, std::uint64_t> opened_in_;
 };
 
@@ -260,14 +283,18 @@ std::unique_ptr<File> SimFileSystem::open(const std::string& path) {
   NodePtr node = find(path);
   if (!node) return nullptr;
   if (node->is_directory) fail("open", path, "Is a directory");
-  return std::make_unique<SimFile>(*this, std::move(node), path, false);
+  return std::make_unique<SimFile>(*this, std::move(node), path, SimAccess::read);
 }
 
-std::unique_ptr<File> SimFileSystem::open_append(const std::string& path) { return open_to_write("open", path, false); }
+std::unique_ptr<File> SimFileSystem::open_append(const std::string& path) {
+  return open_to_write("open", path, SimAccess::append);
+}
 
-std::unique_ptr<File> SimFileSystem::create(const std::string& path) { return open_to_write("create", path, true); }
+std::unique_ptr<File> SimFileSystem::create(const std::string& path) {
+  return open_to_write("create", path, SimAccess::rewrite);
+}
 
-std::unique_ptr<File> SimFileSystem::open_to_write(const char* operation, const std::string& path, bool cut) {
+std::unique_ptr<File> SimFileSystem::open_to_write(const char* operation, const std::string& path, SimAccess access) {
   begin(operation, path);
   NodePtr node = find(path);
   if (!node) {
@@ -276,16 +303,28 @@ std::unique_ptr<File> SimFileSystem::open_to_write(const char* operation, const 
     node = make_node(*at, false);
   } else if (node->is_directory) {
     fail(operation, path, "Is a directory");
-  } else if (cut) {
+  } else if (access == SimAccess::rewrite) {
     node->modified = scheduler_.now();
-    if (!node->content.empty()) node->change({.cut = true, .size_bytes = 0, .bytes = {}});
+    if (!node->content.empty()) node->change({.kind = Change::Kind::cut, .at = 0});
   }
-  return std::make_unique<SimFile>(*this, std::move(node), path, true);
+  return std::make_unique<SimFile>(*this, std::move(node), path, access);
 }
 
 void SimFileSystem::rename(const std::string& from, const std::string& to) {
   begin("rename", from);
   scheduler_.trace(to);
+  move(from, to);
+}
+
+bool SimFileSystem::rename_new(const std::string& from, const std::string& to) {
+  begin("rename new", from);
+  scheduler_.trace(to);
+  if (find(from) && find(to)) return false;
+  move(from, to);
+  return true;
+}
+
+void SimFileSystem::move(const std::string& from, const std::string& to) {
   const auto refuse = [&](std::string_view reason) { fail("rename to " + to + " of", from, reason); };
   const NodePtr node = find(from);
   const std::optional<Place> old_place = place(from);
@@ -332,15 +371,27 @@ bool SimFileSystem::remove(const std::string& path) {
   return true;
 }
 
+// In the steps of the system's: a crash can come between any two.
 void SimFileSystem::make_directories(const std::string& path) {
   begin("mkdir", path);
-  Place at{root_, {}};
-  for (std::string& part : parts_of(path)) {
-    at.name = std::move(part);
-    const auto there = at.directory->entries.find(at.name);
-    at.directory = there != at.directory->entries.end() ? there->second : make_node(at, true);
-    if (!at.directory->is_directory) fail("mkdir", path, "File exists");
+  const std::string parent = parent_path(path);
+  if (!find(path)) {
+    if (!place(path)) {
+      make_directories(parent);
+      begin("mkdir", path);
+    } else {
+      // Whoever made the directory that was there may have been killed before its name was synced.
+      sync_directory(parent_path(parent));
+    }
   }
+  if (!find(path)) {
+    const std::optional<Place> at = place(path);
+    if (!at || at->directory->entries.contains(at->name)) fail("mkdir", path, "Not a directory");
+    make_node(*at, true);
+  } else if (!find(path)->is_directory) {
+    fail("mkdir", path, "File exists");
+  }
+  sync_directory(parent);
 }
 
 void SimFileSystem::sync_directory(const std::string& path) {
@@ -445,21 +496,36 @@ void SimFileSystem::decide_names() {
   name_changes_.clear();
 }
 
-// A prefix of the file's unsynced changes has reached the disk, and perhaps a part of the next one.
+// A prefix of the file's unsynced changes has reached the disk, perhaps a part of the next one, and any of the later
+// ones that lie within the file as it is then: pages are written in any order, but the size grows step by step.
 void SimFileSystem::decide_content(Node& file) {
   if (file.unsynced.empty()) return;
   Random& random = scheduler_.random();
   const std::size_t kept = static_cast<std::size_t>(random.below(file.unsynced.size() + 1));
   for (std::size_t i = 0; i < kept; ++i) file.unsynced[i].apply(file.durable);
-  if (kept < file.unsynced.size() && !file.unsynced[kept].cut && random.chance(0.5)) {
-    const std::string& bytes = file.unsynced[kept].bytes;
-    const std::size_t written = static_cast<std::size_t>(random.below(bytes.size() + 1));
-    file.durable.append(bytes, 0, written);
-    // The size may reach the disk before the blocks do.
-    if (random.chance(0.25)) file.durable.append(random.below(bytes.size() - written + 1), '\0');
+  if (kept < file.unsynced.size() && random.chance(0.5)) tear(file.unsynced[kept], file.durable);
+  for (std::size_t i = kept + 1; i < file.unsynced.size(); ++i) {
+    if (file.unsynced[i].lies_within(file.durable) && random.chance(0.5)) file.unsynced[i].apply(file.durable);
   }
   file.unsynced.clear();
   scheduler_.trace(file.durable.size());
+}
+
+// A part of the change has reached the disk.
+void SimFileSystem::tear(const Change& change, std::string& content) {
+  Random& random = scheduler_.random();
+  if (change.kind == Change::Kind::cut) return;
+  const std::string_view bytes = change.bytes;
+  const std::size_t written = static_cast<std::size_t>(random.below(bytes.size() + 1));
+  if (change.kind == Change::Kind::append) {
+    content.append(bytes.substr(0, written));
+    // The size may reach the disk before the blocks do.
+    if (random.chance(0.25)) content.append(random.below(bytes.size() - written + 1), '\0');
+  } else if (written != 0) {
+    // Sectors go in any order: the beginning alone, or the end alone.
+    const std::size_t begin = random.chance(0.5) ? 0 : bytes.size() - written;
+    Change::write(content, change.at + begin, bytes.substr(begin, written));
+  }
 }
 
 // What is on the disk is from now on what the process sees.

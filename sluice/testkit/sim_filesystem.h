@@ -24,6 +24,9 @@
 
 namespace sluice::testing::detail {
 
+/// What a file was opened for.
+enum class SimAccess { read, append, rewrite };
+
 /// See the head of this file and `Simulation`. Paths start at "/" whether they say so or not.
 class SimFileSystem final : public FileSystem {
  public:
@@ -35,6 +38,7 @@ class SimFileSystem final : public FileSystem {
   /// As the system's: an older file of that name is cut to nothing and stays the same file.
   std::unique_ptr<File> create(const std::string& path) override;
   void rename(const std::string& from, const std::string& to) override;
+  bool rename_new(const std::string& from, const std::string& to) override;
   bool remove(const std::string& path) override;
   void make_directories(const std::string& path) override;
   void sync_directory(const std::string& path) override;
@@ -47,6 +51,7 @@ class SimFileSystem final : public FileSystem {
  private:
   friend class SimFile;
   struct Node;
+  struct Change;
   using NodePtr = std::shared_ptr<Node>;
   using Number = std::uint64_t;
 
@@ -73,12 +78,14 @@ class SimFileSystem final : public FileSystem {
   std::optional<Place> place(const std::string& path) const;
   static FileInfo info(const Node& node, std::string path);
   NodePtr make_node(const Place& at, bool is_directory);
-  std::unique_ptr<File> open_to_write(const char* operation, const std::string& path, bool cut);
+  std::unique_ptr<File> open_to_write(const char* operation, const std::string& path, SimAccess access);
+  void move(const std::string& from, const std::string& to);
   void take_name(const NodePtr& node, Number change);
   void free_if_unused(Node& node);
   void commit(Number number);
   void decide_names();
   void decide_content(Node& file);
+  void tear(const Change& change, std::string& content);
   void settle(const NodePtr& directory, std::vector<Number>& inodes);
 
   Scheduler& scheduler_;

@@ -7,8 +7,8 @@
 // Threads and tasks are fibers; which runnable one goes next is drawn from the seed. When none is runnable, virtual
 // time jumps to the next deadline. The disk keeps what was not synced in a cache of its own, and `crash_disk()` drops
 // or keeps each unsynced write, rename, creation and removal by chance, in any order the file system may choose
-// (per file: a prefix of its unsynced writes, the last one perhaps torn: cut, or filled with zeros). Connections
-// deliver after a random delay in random pieces, and can be cut.
+// (per file: a prefix of its unsynced writes, the last one perhaps torn: cut, or filled with zeros; of later ones in
+// the middle of the file any). Connections deliver after a random delay in random pieces, and can be cut.
 //
 // Fibers take turns in every call that may wait: Condition::wait, Thread::join, Executors::help, and all of File,
 // FileSystem, Connection, Listener and Transport but `close`. A mutex held across one (other than the one passed
