@@ -29,6 +29,32 @@ std::string text_of(const std::exception_ptr& error) {
   }
 }
 
+/// What is told of an output that failed: SLU-202 when its function threw something of its own. A sluice::Error stays,
+/// because it knows better what failed; if it names no operation, it gets the output's name and place.
+std::exception_ptr at_output(const std::exception_ptr& error, const OperatorInfo& output) {
+  try {
+    try {
+      std::rethrow_exception(error);
+    } catch (const Error&) {
+      rethrow_at(output);
+    } catch (...) {
+      throw Error(Code::output_failed,
+                  {.why = current_exception_text(), .operation = output.name, .where = output.where});
+    }
+  } catch (...) {
+    return std::current_exception();
+  }
+}
+
+/// Errors that name no operation get the input's.
+void start_input(Input& input, Engine& engine, const OperatorInfo& info) {
+  try {
+    input.start(engine);
+  } catch (const Error&) {
+    rethrow_at(info);
+  }
+}
+
 }  // namespace
 
 // ---- StreamNode
@@ -157,7 +183,9 @@ void Driver::start() {
     engine_->reserve_cores(receivers_);
     try {
       if (!options_.checkpoint.empty()) engine_->runtime().files().make_directories(options_.checkpoint);
-      for (; started < inputs_.size(); ++started) inputs_[started].input->start(*engine_);
+      for (; started < inputs_.size(); ++started) {
+        start_input(*inputs_[started].input, *engine_, *inputs_[started].stream->info);
+      }
     } catch (...) {
       for (std::size_t i = 0; i < started; ++i) inputs_[i].input->stop();
       engine_->reserve_cores(-receivers_);
@@ -431,7 +459,8 @@ std::vector<OutputInfo> Driver::run_outputs(Time time, std::exception_ptr& error
   for (std::size_t i = 0; i < playing.size(); ++i) playing[i]->error = errors[i];
 
   std::vector<OutputInfo> told;
-  for (const Due& output : due) {
+  for (Due& output : due) {
+    if (output.error != nullptr) output.error = at_output(output.error, *outputs_[output.id].info);
     if (output.error != nullptr && error == nullptr) error = output.error;
     if (outputs_[output.id].internal) continue;
     told.push_back(

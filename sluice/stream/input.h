@@ -24,7 +24,7 @@ namespace sluice::detail {
 class Input {
  public:
   virtual ~Input() = default;
-  /// Called once, at start(), on the caller's thread; errors make the start fail.
+  /// Called once, at start(), on the caller's thread; errors make the start fail and get the stream's name and place.
   virtual void start(Engine&) {}
   /// Stops taking anything in, and returns when nothing more can arrive. Called once.
   virtual void stop() {}

@@ -53,11 +53,10 @@ class TextFilesInput final : public Input {
     try {
       files = engine.runtime().files().list(directory_);
     } catch (const Error& error) {
-      throw Error(Code::not_readable, {.why = directory_ + ": " + error.details().why, .operation = "text files"});
+      throw Error(Code::not_readable, {.why = directory_ + ": " + error.details().why});
     }
     if (!files.has_value()) {
-      throw Error(Code::not_a_directory,
-                  {.why = directory_ + " is missing or no directory", .operation = "text files"});
+      throw Error(Code::not_a_directory, {.why = directory_ + " is missing or no directory"});
     }
     known_.clear();
     if (options_.existing_files) return;
