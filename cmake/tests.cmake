@@ -75,6 +75,11 @@ foreach(kind IN ITEMS scenario sim kill)
   sluice_test(sluice_${kind}_test ${label} "sluice::sluice;sluice::testkit" ${sources})
 endforeach()
 
+# The scenarios once more, under many interleavings each: no threads, so no more than the simulation can repeat. Those
+# that do not use tests/scenario/matrix.h run as ever.
+add_test(NAME scenario_seeds COMMAND sluice_scenario_test --gtest_brief=1)
+set_tests_properties(scenario_seeds PROPERTIES LABELS sim TIMEOUT 600 ENVIRONMENT SLUICE_SCENARIO_SEEDS=200)
+
 # Fuzz targets: tests/fuzz/NAME_fuzz.cc with LLVMFuzzerTestOneInput, started from the files tests/fuzz/corpus/NAME/*.
 sluice_glob(targets ${PROJECT_SOURCE_DIR}/tests/fuzz/*_fuzz.cc)
 foreach(source IN LISTS targets)

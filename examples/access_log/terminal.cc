@@ -404,19 +404,6 @@ std::string plain_line(const Summary& s) {
   return text + '\n';
 }
 
-// Columns of a line that `render` made: its escapes are colours, which end in 'm', and each character takes one.
-std::size_t width_of(std::string_view line) {
-  std::size_t width = 0;
-  for (std::size_t i = 0; i < line.size(); ++i) {
-    if (line[i] == '\x1b') {
-      i = std::min(line.find('m', i), line.size() - 1);
-    } else if ((static_cast<unsigned char>(line[i]) & 0xC0) != 0x80) {
-      ++width;
-    }
-  }
-  return width;
-}
-
 std::string_view variable(const char* name) {
   const char* value = std::getenv(name);  // the terminal's own settings, which no other part of the program reads
   return value == nullptr ? "" : value;
@@ -470,19 +457,22 @@ std::string render(const Summary& summary, const Screen& screen) {
 
 std::string Painter::paint(std::string_view frame, const Screen& screen) {
   if (!screen.is_terminal) return std::string(frame);
-  // Terminals break lines anew when they get narrower: the old frame may have become higher than it was.
-  std::size_t up = 0;
-  const std::size_t columns = std::max<std::size_t>(screen.columns, 1);
-  for (const std::size_t width : widths_) up += std::max<std::size_t>(1, (width + columns - 1) / columns);
-  up = std::min(up, std::max<std::size_t>(screen.rows, 1) - 1);
-  widths_.clear();
   // Each line is written over the old one and only its rest is cleared: an erased screen between two frames would
   // flicker.
   std::string out = "\x1b[?25l\r";
-  if (up > 0) out += "\x1b[" + std::to_string(up) + 'A';
+  if (lines_ > 0 && (columns_ != screen.columns || rows_ != screen.rows)) {
+    // Terminals that change their size break lines anew, move the top of the screen into the history or bring lines
+    // back from there, each in its own way: where the old frame stands is not known. So all of the screen is covered.
+    out += "\x1b[H";
+  } else if (const std::size_t up = std::min(lines_, std::max<std::size_t>(screen.rows, 1) - 1); up > 0) {
+    out += "\x1b[" + std::to_string(up) + 'A';
+  }
+  lines_ = 0;
+  columns_ = screen.columns;
+  rows_ = screen.rows;
   while (!frame.empty()) {
     const std::size_t end = std::min(frame.find('\n'), frame.size());
-    widths_.push_back(width_of(frame.substr(0, end)));
+    ++lines_;
     out += frame.substr(0, end);
     out += "\x1b[K\n";
     frame.remove_prefix(std::min(end + 1, frame.size()));

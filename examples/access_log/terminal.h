@@ -4,8 +4,8 @@
 //     terminal.draw(summary);               // once a batch
 //
 // On a terminal each frame is drawn over the one before, in place (what was printed earlier stays above it; the
-// alternate screen is not used), by one write. Elsewhere (a pipe, a file) each frame is one plain line of key=value
-// pairs.
+// alternate screen is not used), by one write. When the terminal's size has changed, the whole screen is drawn anew
+// from its top. Elsewhere (a pipe, a file) each frame is one plain line of key=value pairs.
 //
 // All text from the log goes through `printable`: nothing that a stranger writes into a request reaches the terminal as
 // anything but printable ASCII.
@@ -95,7 +95,10 @@ class Painter {
   std::string paint(std::string_view frame, const Screen& screen);
 
  private:
-  std::vector<std::size_t> widths_;  // of the lines that stand on the terminal, in columns
+  // Of the frame that stands on the terminal.
+  std::size_t lines_ = 0;
+  std::size_t columns_ = 0;
+  std::size_t rows_ = 0;
 };
 
 /// Draws on a file descriptor, which it does not own. Threads: one at a time.

@@ -197,12 +197,21 @@ TEST(TerminalTest, EachFrameIsDrawnOverTheOneBefore) {
   EXPECT_EQ(painter.paint("4\n", screen), "\x1b[?25l\r\x1b[1A4\x1b[K\n\x1b[J\x1b[?25h");
 }
 
-TEST(TerminalTest, FrameThatANarrowerTerminalBrokeAnewIsCoveredWhole) {
-  Painter painter;
-  // Nine columns each: colours take none and a block takes one.
-  EXPECT_FALSE(painter.paint("\x1b[31m123456789\x1b[0m\n████████▁\n", {.is_terminal = true, .columns = 10}).empty());
-  const std::string next = painter.paint("a\n", {.is_terminal = true, .columns = 4});
-  EXPECT_TRUE(next.starts_with("\x1b[?25l\r\x1b[6Aa")) << printable(next);
+TEST(TerminalTest, AFrameAfterAChangeOfSizeCoversTheWholeScreen) {
+  for (const Screen& other :
+       {Screen{.is_terminal = true, .columns = 11, .rows = 24}, Screen{.is_terminal = true, .columns = 4, .rows = 24},
+        Screen{.is_terminal = true, .columns = 10, .rows = 40},
+        Screen{.is_terminal = true, .columns = 10, .rows = 2}}) {
+    Painter painter;
+    // The first frame stands below what was printed before, whatever its size.
+    EXPECT_EQ(painter.paint("1\n2\n", {.is_terminal = true, .columns = 10, .rows = 24}),
+              "\x1b[?25l\r1\x1b[K\n2\x1b[K\n\x1b[J\x1b[?25h");
+    // From the top, each line cleared to its end, then the rest of the screen.
+    EXPECT_EQ(painter.paint("3\n4\n", other), "\x1b[?25l\r\x1b[H3\x1b[K\n4\x1b[K\n\x1b[J\x1b[?25h");
+    // Then in place again.
+    const std::string up = other.rows == 2 ? "1" : "2";
+    EXPECT_EQ(painter.paint("5\n", other), "\x1b[?25l\r\x1b[" + up + "A5\x1b[K\n\x1b[J\x1b[?25h");
+  }
 }
 
 TEST(TerminalTest, WhatIsNoTerminalIsPaintedAsItIs) {

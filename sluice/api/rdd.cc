@@ -17,13 +17,13 @@ void append_number(std::string& line, N value) {
 class TextFilePipe : public Pipe {
  public:
   TextFilePipe(FileSystem& files, const std::string& directory, const OpenAt& at, Pipe& next)
-      : files_(files), next_(next) {
+      : files_(files), info_(at.info), next_(next) {
     char part[32];
     std::snprintf(part, sizeof part, "part-%05zu", at.partition);
     path_ = directory + "/" + part;
     // Attempts of one task never run at the same time on one name.
     unfinished_ = directory + "/." + part + "." + std::to_string(at.task.id().attempt) + ".unfinished";
-    file_ = files_.create(unfinished_);
+    at_place([this] { file_ = files_.create(unfinished_); });
   }
   ~TextFilePipe() override {
     if (file_ == nullptr) return;
@@ -44,18 +44,30 @@ class TextFilePipe : public Pipe {
   }
   void finish() override {
     write();
-    file_->sync();
-    file_ = nullptr;
-    files_.rename(unfinished_, path_);
+    at_place([this] {
+      file_->sync();
+      file_ = nullptr;
+      files_.rename(unfinished_, path_);
+    });
     next_.finish();
   }
 
  private:
+  // Here and not further up the pipe, where it would seem to be a record's fault.
+  template <class Call>
+  void at_place(const Call& call) {
+    try {
+      call();
+    } catch (const Error&) {
+      rethrow_at(info_);
+    }
+  }
   void write() {
-    file_->append(buffer_);
+    at_place([this] { file_->append(buffer_); });
     buffer_.clear();
   }
   FileSystem& files_;
+  const OperatorInfo& info_;
   Pipe& next_;
   std::string path_;
   std::string unfinished_;
@@ -85,6 +97,22 @@ void append_text(std::string& line, std::uint64_t value) { append_number(line, v
 
 Shipped<Kernel> text_file_writer(const OperatorInfo& info, const std::string& directory) {
   return ship<Kernel, TextFileKernel>(info, directory);
+}
+
+void begin_text_files(FileSystem& files, const std::string& directory, const OperatorInfo& info) {
+  try {
+    files.make_directories(directory);
+  } catch (const Error&) {
+    rethrow_at(info);
+  }
+}
+
+void end_text_files(FileSystem& files, const std::string& directory, const OperatorInfo& info) {
+  try {
+    files.publish(directory + "/_SUCCESS", {});
+  } catch (const Error&) {
+    rethrow_at(info);
+  }
 }
 
 }  // namespace sluice::detail

@@ -37,6 +37,8 @@ inline constexpr ByValue by_value{};
 namespace detail {
 /// Writes a partition's records as lines of a new file (save_as_text_files).
 Shipped<Kernel> text_file_writer(const OperatorInfo& info, const std::string& directory);
+void begin_text_files(FileSystem& files, const std::string& directory, const OperatorInfo& info);
+void end_text_files(FileSystem& files, const std::string& directory, const OperatorInfo& info);
 void append_text(std::string& line, std::string_view text);
 void append_text(std::string& line, bool value);
 void append_text(std::string& line, char value);
@@ -201,13 +203,13 @@ class Rdd : public Operators<Rdd, T> {
   void save_as_text_files(const std::string& directory, Place where = std::source_location::current()) const {
     const auto info = engine_->info("save_as_text_files", where);
     FileSystem& files = engine_->runtime().files();
-    files.make_directories(directory);
+    detail::begin_text_files(files, directory, *info);
     const auto lines = this->map(detail::AsLine<T>{}, where);
     detail::Turns::collect(
         *engine_,
         detail::make_narrow(info, type_ops<std::int64_t>(), lines.node(), detail::text_file_writer(*info, directory)),
         detail::Turns::Seen::tasks);
-    files.publish(directory + "/_SUCCESS", {});
+    detail::end_text_files(files, directory, *info);
   }
 
   // ---- For the engine's other layers.

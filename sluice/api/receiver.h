@@ -120,12 +120,11 @@ class ReceiverContext : public detail::ReceiverChannel {
       : ReceiverChannel(engine, std::move(budget), block_interval), batch_interval_(batch_interval) {}
   void seal() override { seal_until(Time::max()); }
   void seal_until(Time time) override {
-    Open full;
-    {
-      const std::lock_guard lock(mutex_);
-      if (open_.records == nullptr || open_.last > time) return;
-      full = std::exchange(open_, {});
-    }
+    // The mutex is held until the block is stored. Between the two nobody would know of it: a driver that asks at this
+    // moment would give the batch without it, or take a stream that has ended for one of which all is processed.
+    const std::lock_guard lock(mutex_);
+    if (open_.records == nullptr || open_.last > time) return;
+    const Open full = std::exchange(open_, {});
     this->budget().take(full.records->bytes());
     add(full);
   }

@@ -1,8 +1,6 @@
 #include "sluice/core/engine.h"
 
 #include <algorithm>
-#include <limits>
-#include <optional>
 
 #include "sluice/core/plan.h"
 
@@ -44,50 +42,79 @@ void Engine::reserve_cores(long cores) {
 }
 
 std::vector<JobResult> Engine::run(const std::vector<NodePtr>& targets, const JobOptions& options) {
-  TaskId job;
-  job.job = jobs_.fetch_add(1) + 1;
-  job.batch = options.batch.time_since_epoch().count();
-  std::vector<JobResult> results(targets.size());
+  TaskId id;
+  id.job = jobs_.fetch_add(1) + 1;
+  id.batch = options.batch.time_since_epoch().count();
+  Job job(targets);
   try {
-    auto partitions = run_together(targets, job, options.cancelled);
-    for (std::size_t i = 0; i < targets.size(); ++i) results[i].partitions = std::move(partitions[i]);
-    return results;
+    run_rounds(job, id, options.cancelled);
   } catch (...) {
-    if (targets.size() == 1) {
-      results[0].error = std::current_exception();
-      return results;
-    }
+    // No task has failed, but the planner, or memory is short.
+    job.fail_all(std::current_exception());
   }
-  // One of them failed; failure stays per target. What is complete (shuffles, blocks) is not made again.
-  for (std::size_t i = 0; i < targets.size(); ++i) results[i] = std::move(run({targets[i]}, options)[0]);
-  return results;
+  return std::move(job.results);
 }
 
-std::vector<std::vector<RestedPtr>> Engine::run_together(const std::vector<NodePtr>& targets, const TaskId& job,
-                                                         Cancelled cancelled) {
-  std::vector<std::vector<RestedPtr>> results(targets.size());
-  for (std::size_t i = 0; i < targets.size(); ++i) results[i].resize(targets[i]->partitions);
-  std::vector<bool> done(targets.size());
-  std::size_t left = targets.size();
-  TaskId stage = job;
-  std::set<BlockId> lost;
-  for (; left > 0; ++stage.stage) {
-    const Round round = plan_round(targets, done, shuffles_, blocks_, lost);
-    const std::size_t lost_before = lost.size();
-    std::vector<TaskResult> task_results = run_tasks(round.tasks, stage, cancelled, lost);
-    if (lost.size() != lost_before) continue;  // ends: each time there are more that are not relied on
-    for (std::size_t t = 0; t < round.tasks.size(); ++t) {
-      std::size_t next = 0;
-      for (const TaskOutput& output : round.tasks[t].outputs) {
-        if (const auto* collect = std::get_if<Collect>(&output.what)) {
-          results[collect->target][output.partition] = std::move(task_results[t].results[next++]);
-        }
+void Engine::run_rounds(Job& job, TaskId stage, Cancelled cancelled) {
+  ProductsByTargets apart;
+  for (; job.is_open(); ++stage.stage) {
+    Products only;
+    const bool is_apart = !apart.empty();
+    if (is_apart) only = std::move(apart.extract(apart.begin()).mapped());
+    const std::vector<TaskProgram> tasks = plan_round(job, shuffles_, blocks_, is_apart ? &only : nullptr);
+    if (is_apart && tasks.empty()) continue;  // what needs them has failed meanwhile
+    std::vector<Outcome> outcomes = run_tasks(tasks, stage, cancelled);
+    for (std::size_t t = 0; t < tasks.size(); ++t) {
+      if (outcomes[t].lost.has_value()) {
+        job.lost.insert(*outcomes[t].lost);  // ends: each time there are more that are not relied on
+      } else if (outcomes[t].error == nullptr) {
+        adopt(tasks[t], outcomes[t].result, job);
       }
     }
-    for (const std::size_t target : round.targets) done[target] = true;
-    left -= round.targets.size();
+    for (const Outcome& outcome : outcomes) {
+      if (outcome.cancelled) return job.fail_all(outcome.error);
+    }
+    settle_failures(tasks, outcomes, is_apart, job, apart);
   }
-  return results;
+}
+
+void Engine::settle_failures(const std::vector<TaskProgram>& tasks, const std::vector<Outcome>& outcomes,
+                             bool were_apart, Job& job, ProductsByTargets& apart) {
+  // Who needs what is found out for all tasks before the first of them makes a target fail. Else a product could seem
+  // to be the last target's alone, without having been tried alone.
+  std::map<std::size_t, ProductsByTargets> failures;
+  for (std::size_t t = 0; t < tasks.size(); ++t) {
+    if (outcomes[t].error == nullptr) continue;
+    for (const std::uint32_t output : outcomes[t].failed) {
+      const std::optional<Product> product = product_of(tasks[t].outputs[output]);
+      if (!product.has_value()) continue;
+      std::vector<std::size_t> targets = needed_by(*product, job, shuffles_, blocks_);
+      if (!targets.empty()) failures[t][std::move(targets)].insert(*product);
+    }
+  }
+  // In the order of tasks: of several errors a target reports the first task's, whichever thread was faster.
+  for (auto& [t, failed] : failures) {
+    const bool is_final = were_apart || failed.size() == 1;
+    for (auto& [targets, products] : failed) {
+      if (!is_final) {
+        apart[targets].merge(products);
+        continue;
+      }
+      for (const std::size_t target : targets) job.fail(target, outcomes[t].error);
+    }
+  }
+}
+
+void Engine::adopt(const TaskProgram& program, TaskResult& result, Job& job) {
+  std::size_t next = 0;
+  for (const TaskOutput& output : program.outputs) {
+    if (const auto* collect = std::get_if<Collect>(&output.what)) {
+      job.results[collect->target].partitions[output.partition] = std::move(result.results[next++]);
+    }
+  }
+  if (!result.adopted || result.updates.empty()) return;
+  const std::lock_guard lock(accumulators_mutex_);
+  for (const auto& [id, amount] : result.updates) accumulators_[id] += amount;
 }
 
 namespace {
@@ -95,96 +122,81 @@ namespace {
 /// What the threads that work on one round share.
 struct SharedRound {
   std::atomic<std::size_t> next{0};
-  /// Tasks behind this one need not run.
-  std::atomic<std::size_t> failed_first{std::numeric_limits<std::size_t>::max()};
   std::mutex mutex;
   std::unique_ptr<Condition> ended;
   std::size_t left = 0;
-  std::exception_ptr error;  // of task `failed_first`
 };
 
 }  // namespace
 
-std::vector<TaskResult> Engine::run_tasks(const std::vector<TaskProgram>& programs, const TaskId& stage,
-                                          Cancelled cancelled, std::set<BlockId>& lost) {
+// All of them run, even if one fails: what is adopted then does not depend on which thread was faster.
+std::vector<Engine::Outcome> Engine::run_tasks(const std::vector<TaskProgram>& programs, const TaskId& stage,
+                                               Cancelled cancelled) {
   stages_.fetch_add(1);
-  const std::size_t lost_before = lost.size();
-  std::vector<TaskResult> results(programs.size());
+  std::vector<Outcome> outcomes(programs.size());
   const auto shared = std::make_shared<SharedRound>();
   shared->left = programs.size();
   shared->ended = runtime_.condition();
   // Threads that come when no task is left touch nothing but `shared`, so the round need not wait for them.
-  const auto work = [this, shared, &programs, &results, &lost, stage, cancelled, count = programs.size()] {
+  const auto work = [this, shared, &programs, &outcomes, stage, cancelled, count = programs.size()] {
     for (;;) {
       const std::size_t i = shared->next.fetch_add(1);
       if (i >= count) return;
-      std::exception_ptr error;
-      std::optional<BlockId> lost_block;
-      if (i < shared->failed_first) {
-        TaskId id = stage;
-        id.task = static_cast<std::uint32_t>(i);
-        try {
-          results[i] = run_with_retries(programs[i], id, cancelled);
-        } catch (const BlockLost& task_lacks) {
-          lost_block = task_lacks.block;
-        } catch (...) {
-          error = std::current_exception();
-        }
-      }
+      TaskId id = stage;
+      id.task = static_cast<std::uint32_t>(i);
+      // Moved whole: what the user threw is destroyed by the thread that reports it, not by this one.
+      outcomes[i] = run_with_retries(programs[i], id, cancelled);
       const std::lock_guard lock(shared->mutex);
-      if (lost_block.has_value()) lost.insert(*lost_block);
-      // Of several failures the first task's is reported, whichever thread was faster.
-      if (error != nullptr && i < shared->failed_first) {
-        shared->error = std::move(error);
-        shared->failed_first = i;
-      }
       if (--shared->left == 0) shared->ended->notify_all();
     }
   };
   const std::size_t threads = std::min(programs.size(), task_cores_.load());
   for (std::size_t i = 1; i < threads; ++i) executors_->launch(work);
   work();
-  {
-    std::unique_lock lock(shared->mutex);
-    while (shared->left > 0) shared->ended->wait(lock);
-    // Moved: what the user threw is destroyed by this thread, not by the last one to let go of the round.
-    if (shared->error != nullptr) std::rethrow_exception(std::move(shared->error));
-  }
-  if (lost.size() != lost_before) return results;
-  {
-    const std::lock_guard lock(accumulators_mutex_);
-    for (const TaskResult& result : results) {
-      for (const auto& [id, amount] : result.updates) accumulators_[id] += amount;
-    }
-  }
-  return results;
+  std::unique_lock lock(shared->mutex);
+  while (shared->left > 0) shared->ended->wait(lock);
+  return outcomes;
 }
 
-TaskResult Engine::run_with_retries(const TaskProgram& program, TaskId id, Cancelled cancelled) {
+Engine::Outcome Engine::run_with_retries(const TaskProgram& program, TaskId id, Cancelled cancelled) {
+  Outcome outcome;
   for (;; ++id.attempt) {
     tasks_.fetch_add(1, std::memory_order_relaxed);
+    FailedOutputs failed;
     try {
-      if (!options_.encode_tasks) return run_task(program, id, environment_, cancelled);
-      Encoder bytes;
-      program.encode_to(bytes);
-      const std::string_view view = bytes.view();
-      Decoder in({view.data(), view.size()});
-      const TaskProgram decoded = TaskProgram::decode_from(in);
-      Encoder result_bytes;
-      encode_result(run_task(decoded, id, environment_, cancelled), result_bytes);
-      const std::string_view result_view = result_bytes.view();
-      Decoder result_in({result_view.data(), result_view.size()});
-      return decode_result(result_in);
-    } catch (const BlockLost&) {
-      throw;  // another attempt would not find it either
+      outcome.result = run_once(program, id, cancelled, failed);
+      outcome.error = nullptr;
+      return outcome;
+    } catch (const BlockLost& task_lacks) {
+      outcome.error = nullptr;
+      outcome.lost = task_lacks.block;  // another attempt would not find it either
+      return outcome;
     } catch (const Error& error) {
-      failed_attempts_.fetch_add(1);
-      if (error.code() == Code::task_cancelled || id.attempt + 1 >= options_.task_tries) throw;
+      outcome.error = std::current_exception();
+      outcome.cancelled = error.code() == Code::task_cancelled;
     } catch (...) {
-      failed_attempts_.fetch_add(1);
-      if (id.attempt + 1 >= options_.task_tries) throw;
+      outcome.error = std::current_exception();
     }
+    failed_attempts_.fetch_add(1);
+    // Where nobody knows (the task did not even travel), it is all of them.
+    for (std::uint32_t i = 0; failed.empty() && i < program.outputs.size(); ++i) outcome.failed.insert(i);
+    outcome.failed.merge(failed);
+    if (outcome.cancelled || id.attempt + 1 >= options_.task_tries) return outcome;
   }
+}
+
+TaskResult Engine::run_once(const TaskProgram& program, const TaskId& id, Cancelled cancelled, FailedOutputs& failed) {
+  if (!options_.encode_tasks) return run_task(program, id, environment_, cancelled, &failed);
+  Encoder bytes;
+  program.encode_to(bytes);
+  const std::string_view view = bytes.view();
+  Decoder in({view.data(), view.size()});
+  const TaskProgram decoded = TaskProgram::decode_from(in);
+  Encoder result_bytes;
+  encode_result(run_task(decoded, id, environment_, cancelled, &failed), result_bytes);
+  const std::string_view result_view = result_bytes.view();
+  Decoder result_in({result_view.data(), result_view.size()});
+  return decode_result(result_in);
 }
 
 std::int64_t Engine::accumulated(std::uint64_t accumulator) {

@@ -15,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -60,12 +61,18 @@ struct EngineCounters {
   std::uint64_t failed_attempts = 0;
 };
 
+struct Job;
+struct Product;
+
 class Engine : public std::enable_shared_from_this<Engine> {
  public:
   Engine(Runtime& runtime, EngineOptions options);
   ~Engine();
 
-  /// Runs the targets together. A failure of one does not keep the others from succeeding.
+  /// Runs the targets together. A failure of one does not keep the others from succeeding, and does not make what they
+  /// share be made, or counted by accumulators, again: a task that fails takes down the targets that need its operator
+  /// that threw. Only where that operator serves several targets is the task run again for each of them alone, because
+  /// some may not need the records that it fails on.
   std::vector<JobResult> run(const std::vector<NodePtr>& targets, const JobOptions& options = {});
 
   /// Takes cores away from tasks, for receivers; SLU-105 when none would be left. Negative gives them back.
@@ -90,11 +97,25 @@ class Engine : public std::enable_shared_from_this<Engine> {
 
  private:
   using Cancelled = const std::atomic<bool>*;
-  std::vector<std::vector<RestedPtr>> run_together(const std::vector<NodePtr>& targets, const TaskId& job,
-                                                   Cancelled cancelled);
-  std::vector<TaskResult> run_tasks(const std::vector<TaskProgram>& programs, const TaskId& stage, Cancelled cancelled,
-                                    std::set<BlockId>& lost);
-  TaskResult run_with_retries(const TaskProgram& program, TaskId id, Cancelled cancelled);
+  /// What a task came to: a result, or an error, or the cached partition that it lacked.
+  struct Outcome {
+    TaskResult result;
+    /// Of the last attempt; those that failed in any attempt are in `failed`.
+    std::exception_ptr error;
+    FailedOutputs failed;
+    std::optional<BlockId> lost;
+    bool cancelled = false;
+  };
+  /// What failed in a task that was to make more than that, by the targets that need it: it is made alone, one set of
+  /// targets after the other, because two tasks of a round must not work on the same state (S1 in state.h).
+  using ProductsByTargets = std::map<std::vector<std::size_t>, std::set<Product>>;
+  void run_rounds(Job& job, TaskId stage, Cancelled cancelled);
+  void settle_failures(const std::vector<TaskProgram>& tasks, const std::vector<Outcome>& outcomes, bool were_apart,
+                       Job& job, ProductsByTargets& apart);
+  void adopt(const TaskProgram& program, TaskResult& result, Job& job);
+  std::vector<Outcome> run_tasks(const std::vector<TaskProgram>& programs, const TaskId& stage, Cancelled cancelled);
+  Outcome run_with_retries(const TaskProgram& program, TaskId id, Cancelled cancelled);
+  TaskResult run_once(const TaskProgram& program, const TaskId& id, Cancelled cancelled, FailedOutputs& failed);
 
   Runtime& runtime_;
   EngineOptions options_;

@@ -56,6 +56,13 @@ NodePtr mapped(const NodePtr& parent, F f, const std::string& name = "map") {
                      ship<Kernel, StepKernel<Number, U, MapStep<F>>>(*info, Fn<MapStep<F>>{{f}}));
 }
 
+NodePtr failing_at(const NodePtr& parent, Number bad) {
+  return mapped(parent, [bad](Number n) {
+    if (n == bad) throw std::runtime_error("bad number");
+    return n;
+  });
+}
+
 /// Adds 1 to the accumulator for each record.
 NodePtr counted(const NodePtr& parent, std::uint64_t accumulator) {
   return mapped(parent, [accumulator](Number n) {
@@ -213,21 +220,141 @@ TEST_P(EngineTest, MakesOneTargetFailAndTheOthersSucceed) {
   EXPECT_EQ(values_of(results[3]), iota(100));
 }
 
-TEST_P(EngineTest, RunsAShuffleAgainOfWhichAMapTaskFailed) {
+TEST_P(EngineTest, CountsOnceWhatIsSharedWithATargetThatFails) {
+  const EnginePtr engine = make();
+  const std::uint64_t accumulator = engine->next_id();
+  const NodePtr shared = counted(numbers(100, 4), accumulator);
+  const NodePtr bad = failing_at(shared, 60);
+  const auto results = engine->run({mapped(shared, [](Number n) { return n; }), bad, moved(engine, shared, 1)});
+  EXPECT_EQ(values_of(results[0]), iota(100));
+  EXPECT_EQ(code_of(results[1].error), Code::task_failed);
+  EXPECT_EQ(values_of(results[2]), iota(100));
+  EXPECT_EQ(engine->accumulated(accumulator), 100);
+  // Map and parse of four partitions, four times of that one which fails and once without it; then the reduce side.
+  EXPECT_EQ(engine->counters().tasks, 4U + 3U + 1U + 1U);
+  EXPECT_EQ(engine->counters().failed_attempts, 4U);
+}
+
+TEST_P(EngineTest, CountsOnceWhatWasMadeInRoundsBeforeTheFailure) {
+  const EnginePtr engine = make();
+  const std::uint64_t parsed = engine->next_id();
+  const std::uint64_t reduced = engine->next_id();
+  const NodePtr shuffled = counted(moved(engine, counted(numbers(1000, 4), parsed), 3), reduced);
+  const auto results =
+      engine->run({moved(engine, failing_at(shuffled, 500), 2), shuffled, moved(engine, shuffled, 1), shuffled});
+  EXPECT_EQ(code_of(results[0].error), Code::task_failed);
+  EXPECT_TRUE(results[0].partitions.empty());
+  for (int good = 1; good < 4; ++good) EXPECT_EQ(values_of(results[good]).size(), 1000U);
+  EXPECT_EQ(engine->accumulated(parsed), 1000);
+  EXPECT_EQ(engine->accumulated(reduced), 1000);
+}
+
+TEST_P(EngineTest, LetsATargetSucceedThatDoesNotNeedTheRecordThatFails) {
+  const EnginePtr engine = make();
+  const std::uint64_t accumulator = engine->next_id();
+  const NodePtr shared = numbers(100'000, 2);
+  const NodePtr bad = failing_at(shared, 90'000);
+  const auto info = named("take");
+  const NodePtr some =
+      make_narrow(info, type_ops<Number>(), bad,
+                  ship<Kernel, FoldKernel<Number, Number, TakeFold<Number>, std::uint64_t>>(*info, std::uint64_t{2}));
+  const auto results = engine->run({some, bad, counted(shared, accumulator), moved(engine, bad, 1)});
+  EXPECT_EQ(values_of(results[0]), (Numbers{0, 1, 50'000, 50'001}));
+  EXPECT_EQ(code_of(results[1].error), Code::task_failed);
+  EXPECT_EQ(values_of(results[2]), iota(100'000));
+  EXPECT_EQ(code_of(results[3].error), Code::task_failed);
+  EXPECT_EQ(engine->accumulated(accumulator), 100'000);
+}
+
+TEST_P(EngineTest, FailsAllTargetsThatNeedAShuffleByItsOneError) {
+  const EnginePtr engine = make();
+  const std::uint64_t accumulator = engine->next_id();
+  const NodePtr shared = counted(numbers(400, 4), accumulator);
+  const NodePtr shuffled = moved(engine, failing_at(shared, 150), 2);
+  const NodePtr both = make_union(named("union"), {shared, shuffled}, UnionBody::How::append);
+  const auto results =
+      engine->run({mapped(shuffled, [](Number n) { return n; }), both, shared, summed(engine, both, 1)});
+  for (const int bad : {0, 1, 3}) {
+    EXPECT_EQ(code_of(results[bad].error), Code::task_failed);
+    EXPECT_EQ(text_of(results[bad].error), text_of(results[0].error));
+  }
+  EXPECT_EQ(values_of(results[2]), iota(400));
+  EXPECT_EQ(engine->accumulated(accumulator), 400);
+  EXPECT_EQ(engine->counters().failed_attempts, 4U);
+}
+
+TEST_P(EngineTest, RunsOnlyTheMapTasksAgainThatFailed) {
   const EnginePtr engine = make();
   // The last map task fails as often as it may; the others have handed over their buckets.
   static std::atomic<bool> failing;
   failing = true;
+  const std::uint64_t accumulator = engine->next_id();
   const NodePtr shuffled = moved(engine,
-                                 mapped(numbers(400, 4),
+                                 mapped(counted(numbers(400, 4), accumulator),
                                         [](Number n) {
                                           if (n == 399 && failing) throw std::runtime_error("not yet");
                                           return n;
                                         }),
                                  1);
   EXPECT_EQ(code_of(engine->run({shuffled})[0].error), Code::task_failed);
+  EXPECT_EQ(engine->accumulated(accumulator), 300);
+  const std::uint64_t tasks = engine->counters().tasks;
   failing = false;
   EXPECT_EQ(run(engine, shuffled), iota(400));
+  EXPECT_EQ(engine->accumulated(accumulator), 400);
+  EXPECT_EQ(engine->counters().tasks, tasks + 2);
+}
+
+TEST_P(EngineTest, RunsOnlyTheTasksAgainThatLackedACachedPartition) {
+  const EnginePtr engine = make();
+  const std::uint64_t computed = engine->next_id();
+  const std::uint64_t read = engine->next_id();
+  const NodePtr cached = make_cached(*engine, counted(numbers(1000, 4), computed), Keep::memory);
+  EXPECT_EQ(run(engine, cached), iota(1000));
+  // The first to read its partition takes all of them away: those that have not been read by then are lost.
+  static std::atomic<Engine*> evicting;
+  evicting = engine.get();
+  const std::uint64_t owner = std::get<CachedBody>(cached->body).lease->owner;
+  const NodePtr evicted = mapped(counted(cached, read), [owner](Number n) {
+    if (Engine* const of = evicting.exchange(nullptr)) of->blocks().remove_owner(owner);
+    return n;
+  });
+  const auto results = engine->run({evicted, moved(engine, evicted, 1), failing_at(evicted, 600)});
+  EXPECT_EQ(values_of(results[0]), iota(1000));
+  EXPECT_EQ(values_of(results[1]), iota(1000));
+  EXPECT_EQ(code_of(results[2].error), Code::task_failed);
+  EXPECT_EQ(engine->accumulated(read), 1000);
+  EXPECT_GE(engine->accumulated(computed), 1000);
+  EXPECT_LE(engine->accumulated(computed), 1750);
+}
+
+TEST_P(EngineTest, ReportsTheErrorOfTheFirstTaskToEachTarget) {
+  std::vector<std::string> expected;
+  for (int round = 0; round < 20; ++round) {
+    EngineOptions options;
+    options.task_tries = 2;
+    const EnginePtr engine = make(options);
+    const NodePtr shared = numbers(64, 32);
+    const auto fails_from = [](const NodePtr& of, Number first) {
+      return mapped(of, [first](Number n) {
+        if (n >= first)
+          throw std::runtime_error("number " + std::to_string(n) + " from " + std::to_string(first) + ".");
+        return n;
+      });
+    };
+    const NodePtr both = fails_from(shared, 40);
+    const auto results = engine->run({fails_from(shared, 20), fails_from(both, 9), both, moved(engine, both, 1),
+                                      fails_from(moved(engine, shared, 8), 5), shared});
+    EXPECT_EQ(values_of(results[5]), iota(64));
+    std::vector<std::string> texts;
+    for (std::size_t i = 0; i < 5; ++i) texts.push_back(text_of(results[i].error));
+    if (expected.empty()) expected = texts;
+    EXPECT_EQ(texts, expected);
+    EXPECT_NE(texts[0].find("number 20 from 20."), std::string::npos) << texts[0];
+    EXPECT_NE(texts[1].find("number 9 from 9."), std::string::npos) << texts[1];
+    EXPECT_NE(texts[2].find("number 40 from 40."), std::string::npos) << texts[2];
+    EXPECT_NE(texts[3].find("number 40 from 40."), std::string::npos) << texts[3];
+  }
 }
 
 TEST_P(EngineTest, TriesATaskAgainAndCountsWhatItAddedOnce) {
@@ -506,6 +633,23 @@ TEST(Engine, RunsJobsOfSeveralThreadsThatShareNodes) {
         }));
       }
       for (const auto& thread : threads) thread->join();
+    });
+  }
+}
+
+TEST(Engine, CountsOnceWhatSeveralJobsMakeAtTheSameTime) {
+  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+    Simulation sim(seed);
+    sim.run([&] {
+      const auto engine = std::make_shared<Engine>(sim, EngineOptions{.cores = 2});
+      const std::uint64_t accumulator = engine->next_id();
+      const NodePtr shuffled = moved(engine, counted(numbers(2000, 4), accumulator), 1);
+      std::vector<std::unique_ptr<Thread>> threads;
+      for (int t = 0; t < 3; ++t) {
+        threads.push_back(sim.spawn("job", [&] { EXPECT_EQ(run(engine, shuffled), iota(2000)) << "seed " << seed; }));
+      }
+      for (const auto& thread : threads) thread->join();
+      EXPECT_EQ(engine->accumulated(accumulator), 2000) << "seed " << seed;
     });
   }
 }

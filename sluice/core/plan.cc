@@ -8,7 +8,25 @@
 namespace sluice::detail {
 namespace {
 
-/// Something to compute in full: the map side of a shuffle (target == none), or a target of the job.
+/// What may be relied on when the graph is walked.
+struct Stores {
+  bool has_block(const BlockId& id) const { return !lost.contains(id) && blocks.has(id); }
+  /// A cached node of which no partition must be computed.
+  bool cached_whole(const Node& node) const {
+    const auto* cached = std::get_if<CachedBody>(&node.body);
+    if (cached == nullptr) return false;
+    for (std::size_t p = 0; p < node.partitions; ++p) {
+      if (!has_block({cached->lease->owner, p})) return false;
+    }
+    return true;
+  }
+
+  ShuffleStore& shuffles;
+  BlockStore& blocks;
+  const std::set<BlockId>& lost;
+};
+
+/// Something to compute: the map side of a shuffle, or a target of the job.
 struct Sink {
   const Node* node = nullptr;      // whose partitions are read
   const Node* shuffled = nullptr;  // the shuffle written, or nullptr
@@ -17,27 +35,30 @@ struct Sink {
 
 class Planner {
  public:
-  Planner(const std::vector<NodePtr>& targets, const std::vector<bool>& done, ShuffleStore& shuffles,
-          BlockStore& blocks, const std::set<BlockId>& lost)
-      : targets_(targets), shuffles_(shuffles), blocks_(blocks), lost_(lost) {
-    for (std::size_t i = 0; i < targets.size(); ++i) {
-      if (done[i]) continue;
-      if (!needs_shuffles(*targets[i])) sinks_.push_back({targets[i].get(), nullptr, i});
+  Planner(const Job& job, const Stores& stores) : job_(job), stores_(stores) {
+    for (std::size_t i = 0; i < job.targets.size(); ++i) {
+      if (!job.is_open(i)) continue;
+      if (!needs_shuffles(*job.targets[i])) sinks_.push_back({job.targets[i].get(), nullptr, i});
     }
   }
 
-  Round plan() {
-    Round round;
+  std::vector<TaskProgram> plan(const Products* only) {
     for (const Sink& sink : sinks_) {
+      Product product{.target = static_cast<std::uint32_t>(sink.target)};
+      std::vector<bool> present;
       if (sink.shuffled != nullptr) {
-        shuffles_.open(std::get<ShuffledBody>(sink.shuffled->body).lease->id, sink.node->partitions);
-      } else {
-        round.targets.push_back(sink.target);
+        product.shuffle = std::get<ShuffledBody>(sink.shuffled->body).lease->id;
+        stores_.shuffles.open(product.shuffle, sink.node->partitions);
+        present = stores_.shuffles.present(product.shuffle);
       }
-      for (std::size_t p = 0; p < sink.node->partitions; ++p) add_output(sink, p);
+      for (std::size_t p = 0; p < sink.node->partitions; ++p) {
+        const bool is_there =
+            sink.shuffled != nullptr ? present[p] : job_.results[sink.target].partitions[p] != nullptr;
+        product.partition = static_cast<std::uint32_t>(p);
+        if (!is_there && (only == nullptr || only->contains(product))) add_output(sink, p);
+      }
     }
-    round.tasks = split();
-    return round;
+    return split();
   }
 
  private:
@@ -47,27 +68,16 @@ class Planner {
     if (known != needs_.end()) return known->second;
     bool needs = false;
     if (const auto* shuffled = std::get_if<ShuffledBody>(&node.body)) {
-      if (!shuffles_.complete(shuffled->lease->id)) {
+      if (!stores_.shuffles.complete(shuffled->lease->id)) {
         needs = true;
         if (!needs_shuffles(*node.parents[0])) sinks_.push_back({node.parents[0].get(), &node, 0});
       }
-    } else if (!cached_whole(node)) {
+    } else if (!stores_.cached_whole(node)) {
       for (const NodePtr& parent : node.parents) needs |= needs_shuffles(*parent);
     }
     needs_.emplace(&node, needs);
     return needs;
   }
-
-  bool cached_whole(const Node& node) {
-    const auto* cached = std::get_if<CachedBody>(&node.body);
-    if (cached == nullptr) return false;
-    for (std::size_t p = 0; p < node.partitions; ++p) {
-      if (!has_block({cached->lease->owner, p})) return false;
-    }
-    return true;
-  }
-
-  bool has_block(const BlockId& id) { return !lost_.contains(id) && blocks_.has(id); }
 
   void add_output(const Sink& sink, std::size_t partition) {
     TaskOutput output;
@@ -125,13 +135,13 @@ class Planner {
 
   void add_cached(const CachedBody& cached, const Node& node, std::size_t partition, TaskStep& step) {
     const BlockId id{cached.lease->owner, partition};
-    if (has_block(id)) {
+    if (stores_.has_block(id)) {
       step.what = ReadBlock{id, node.type};
       return;
     }
     step.inputs.push_back(add_step(*node.parents[0], partition));
     step.what = PassThrough{};
-    if (lost_.contains(id)) return;
+    if (stores_.lost.contains(id)) return;
     TaskOutput output;
     output.what = WriteBlock{id, node.type, static_cast<int>(cached.level)};
     output.step = step.inputs[0];
@@ -176,10 +186,8 @@ class Planner {
     return tasks;
   }
 
-  const std::vector<NodePtr>& targets_;
-  ShuffleStore& shuffles_;
-  BlockStore& blocks_;
-  const std::set<BlockId>& lost_;
+  const Job& job_;
+  const Stores& stores_;
   std::vector<Sink> sinks_;
   std::unordered_map<const Node*, bool> needs_;
   std::vector<TaskStep> steps_;
@@ -188,11 +196,76 @@ class Planner {
   std::unordered_map<std::pair<const Node*, std::size_t>, std::uint32_t, InstanceHash> index_;
 };
 
+/// True when `node` cannot be made before the shuffle is complete.
+bool needs(const Node& node, std::uint64_t shuffle, const Stores& stores, std::unordered_set<const Node*>& seen) {
+  if (!seen.insert(&node).second) return false;
+  if (const auto* shuffled = std::get_if<ShuffledBody>(&node.body)) {
+    if (stores.shuffles.complete(shuffled->lease->id)) return false;
+    if (shuffled->lease->id == shuffle) return true;
+  } else if (stores.cached_whole(node)) {
+    return false;
+  }
+  return std::any_of(node.parents.begin(), node.parents.end(),
+                     [&](const NodePtr& parent) { return needs(*parent, shuffle, stores, seen); });
+}
+
 }  // namespace
 
-Round plan_round(const std::vector<NodePtr>& targets, const std::vector<bool>& done, ShuffleStore& shuffles,
-                 BlockStore& blocks, const std::set<BlockId>& lost) {
-  return Planner(targets, done, shuffles, blocks, lost).plan();
+Job::Job(const std::vector<NodePtr>& of) : targets(of), results(of.size()) {
+  for (std::size_t i = 0; i < of.size(); ++i) results[i].partitions.resize(of[i]->partitions);
+}
+
+bool Job::is_open(std::size_t target) const {
+  const JobResult& result = results[target];
+  return result.error == nullptr &&
+         std::find(result.partitions.begin(), result.partitions.end(), nullptr) != result.partitions.end();
+}
+
+bool Job::is_open() const {
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    if (is_open(i)) return true;
+  }
+  return false;
+}
+
+void Job::fail_all(const std::exception_ptr& error) {
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    if (is_open(i)) fail(i, error);
+  }
+}
+
+void Job::fail(std::size_t target, const std::exception_ptr& error) {
+  if (results[target].error != nullptr) return;
+  results[target].error = error;
+  results[target].partitions.clear();
+}
+
+std::vector<TaskProgram> plan_round(const Job& job, ShuffleStore& shuffles, BlockStore& blocks, const Products* only) {
+  const Stores stores{shuffles, blocks, job.lost};
+  return Planner(job, stores).plan(only);
+}
+
+std::optional<Product> product_of(const TaskOutput& output) {
+  if (const auto* shuffle = std::get_if<WriteShuffle>(&output.what)) {
+    return Product{.shuffle = shuffle->shuffle, .partition = output.partition};
+  }
+  if (const auto* collect = std::get_if<Collect>(&output.what)) {
+    return Product{.target = collect->target, .partition = output.partition};
+  }
+  return std::nullopt;
+}
+
+std::vector<std::size_t> needed_by(const Product& product, const Job& job, ShuffleStore& shuffles, BlockStore& blocks) {
+  const Stores stores{shuffles, blocks, job.lost};
+  std::vector<std::size_t> targets;
+  for (std::size_t i = 0; i < job.targets.size(); ++i) {
+    if (!job.is_open(i)) continue;
+    std::unordered_set<const Node*> seen;
+    const bool is_needed =
+        product.shuffle == 0 ? product.target == i : needs(*job.targets[i], product.shuffle, stores, seen);
+    if (is_needed) targets.push_back(i);
+  }
+  return targets;
 }
 
 }  // namespace sluice::detail

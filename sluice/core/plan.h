@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -9,17 +12,48 @@
 
 namespace sluice::detail {
 
-/// Tasks that can run now, at the same time.
-struct Round {
-  std::vector<TaskProgram> tasks;
-  /// Targets whose records the tasks collect.
-  std::vector<std::size_t> targets;
+/// What tasks are for: a map partition of a shuffle, or a partition of a target.
+struct Product {
+  /// 0: of a target. No shuffle has this id.
+  std::uint64_t shuffle = 0;
+  std::uint32_t target = 0;
+  std::uint32_t partition = 0;
+  friend auto operator<=>(const Product&, const Product&) = default;
+};
+using Products = std::set<Product>;
+
+/// A job between two rounds.
+struct Job {
+  explicit Job(const std::vector<NodePtr>& of);
+
+  /// True when the target has neither failed nor all its partitions.
+  bool is_open(std::size_t target) const;
+  /// True when any target is.
+  bool is_open() const;
+  /// It has failed: nothing is done for it any more. Only the first failure counts.
+  void fail(std::size_t target, const std::exception_ptr& error);
+  /// All that are open fail.
+  void fail_all(const std::exception_ptr& error);
+
+  const std::vector<NodePtr>& targets;
+  /// A partition that is not there yet is nullptr.
+  std::vector<JobResult> results;
+  /// Cached partitions that were gone when a task came to read them. They are computed and not cached again: what has
+  /// pushed them out once would do so again.
+  std::set<BlockId> lost;
 };
 
-/// The next round for those targets that are not `done`. Shuffles that are complete, and cached partitions that are
-/// there, are not made again. Cached partitions in `lost` are computed and not cached again: what has pushed them out
-/// once would do so again. Never empty while a target is not done.
-Round plan_round(const std::vector<NodePtr>& targets, const std::vector<bool>& done, ShuffleStore& shuffles,
-                 BlockStore& blocks, const std::set<BlockId>& lost = {});
+/// The next round for the targets that are open: tasks that can run at the same time, and make what is missing of the
+/// targets and of the shuffles they need, where nothing else must be made before. Products that are there already, and
+/// cached partitions, are not made again. With `only`, tasks for no others than these products, perhaps none. Without,
+/// a round gets the job on, even where it has no task: a shuffle of nothing is complete then.
+std::vector<TaskProgram> plan_round(const Job& job, ShuffleStore& shuffles, BlockStore& blocks,
+                                    const Products* only = nullptr);
+
+/// The product an output of a task stands for; those of its blocks are made by the way and stand for none.
+std::optional<Product> product_of(const TaskOutput& output);
+
+/// Open targets that cannot be made without the product, in order.
+std::vector<std::size_t> needed_by(const Product& product, const Job& job, ShuffleStore& shuffles, BlockStore& blocks);
 
 }  // namespace sluice::detail

@@ -4,6 +4,7 @@
 #include <functional>
 #include <mutex>
 #include <numeric>
+#include <optional>
 #include <set>
 
 #include "sluice/core/stores.h"
@@ -14,27 +15,47 @@ namespace {
 // Limits on what a task message may ask for; far above any real graph.
 constexpr std::size_t steps_max = 1 << 20;
 
-/// Records go to several consumers; the chunk is the same for all.
+/// Who reads the records of a step: another step, or an output, which follows the steps in this numbering.
+struct Consumer {
+  Pipe* pipe = nullptr;
+  std::uint32_t number = 0;
+};
+
+/// Records go to several consumers; the chunk is the same for all. What one of them throws is passed on, after its
+/// number is noted in `failed_at`: by the innermost tee on the exception's way.
 class TeePipe : public Pipe {
  public:
-  explicit TeePipe(std::vector<Pipe*> next) : next_(std::move(next)) {}
+  TeePipe(std::vector<Consumer> next, std::optional<std::uint32_t>& failed_at)
+      : next_(std::move(next)), failed_at_(failed_at) {}
   void push(const void* records, std::size_t count) override {
-    for (Pipe* pipe : next_) {
-      if (!pipe->full()) pipe->push(records, count);
-    }
+    each([records, count](Pipe& pipe) {
+      if (!pipe.full()) pipe.push(records, count);
+    });
   }
   void finish() override {
-    for (Pipe* pipe : next_) pipe->finish();
+    each([](Pipe& pipe) { pipe.finish(); });
   }
   bool full() const override {
-    return std::all_of(next_.begin(), next_.end(), [](const Pipe* pipe) { return pipe->full(); });
+    return std::all_of(next_.begin(), next_.end(), [](const Consumer& each) { return each.pipe->full(); });
   }
   bool ignores_records() const override {
-    return std::all_of(next_.begin(), next_.end(), [](const Pipe* pipe) { return pipe->ignores_records(); });
+    return std::all_of(next_.begin(), next_.end(), [](const Consumer& each) { return each.pipe->ignores_records(); });
   }
 
  private:
-  std::vector<Pipe*> next_;
+  template <class Call>
+  void each(const Call& call) {
+    std::size_t i = 0;
+    try {
+      for (; i < next_.size(); ++i) call(*next_[i].pipe);
+    } catch (...) {
+      if (!failed_at_.has_value()) failed_at_ = next_[i].number;
+      throw;
+    }
+  }
+
+  std::vector<Consumer> next_;
+  std::optional<std::uint32_t>& failed_at_;
 };
 
 /// Several inputs, one after the other; finishes when the last one has.
@@ -215,10 +236,26 @@ class Attempt {
       : program_(program), context_(environment, id, cancelled), consumers_(program.steps.size()) {}
 
   TaskResult run() {
-    for (const TaskOutput& output : program_.outputs) open_output(output);
-    for (std::size_t i = program_.steps.size(); i-- > 0;) open_step(i);
+    for (std::size_t i = 0; i < program_.outputs.size(); ++i) open_output(i);
+    for (auto i = static_cast<std::uint32_t>(program_.steps.size()); i-- > 0;) {
+      failed_at_ = i;  // if it cannot be opened
+      open_step(i);
+    }
+    failed_at_.reset();
     for (const std::uint32_t step : reading_order()) read_step(step);
     return adopt();
+  }
+
+  /// Adds the outputs that depend on what has thrown; all of them where that is not known.
+  void add_failed(FailedOutputs& failed) const {
+    std::vector<bool> behind(program_.steps.size(), !failed_at_.has_value());
+    for (std::size_t i = 0; i < behind.size(); ++i) {
+      for (const std::uint32_t input : program_.steps[i].inputs) behind[i] = behind[i] || behind[input];
+      if (i == failed_at_) behind[i] = true;
+    }
+    for (std::uint32_t i = 0; i < program_.outputs.size(); ++i) {
+      if (behind[program_.outputs[i].step] || number_of_output(i) == failed_at_) failed.insert(i);
+    }
   }
 
  private:
@@ -272,7 +309,16 @@ class Attempt {
     return kept;
   }
 
-  void open_output(const TaskOutput& output) {
+  std::uint32_t number_of_output(std::size_t output) const {
+    return static_cast<std::uint32_t>(program_.steps.size() + output);
+  }
+
+  void open_output(std::size_t index) {
+    const TaskOutput& output = program_.outputs[index];
+    // A block is part of the step it is written from: who reads the step reads the block next time.
+    const bool is_block = std::holds_alternative<WriteBlock>(output.what);
+    const std::uint32_t number = is_block ? output.step : number_of_output(index);
+    failed_at_ = number;  // if it cannot be opened
     Pipe* pipe = std::visit(
         Overloaded{[&](const WriteShuffle& o) -> Pipe* {
                      writers_.push_back(&keep(o.kernel->open_writer(at(output.info, output.partition), o.targets)));
@@ -287,33 +333,45 @@ class Attempt {
                      return collected_.back();
                    }},
         output.what);
-    consumers_[output.step].push_back(pipe);
+    consumers_[output.step].push_back({pipe, number});
   }
 
-  void open_step(std::size_t index) {
+  void open_step(std::uint32_t index) {
     const TaskStep& step = program_.steps[index];
-    std::vector<Pipe*>& consumers = consumers_[index];
+    std::vector<Consumer>& consumers = consumers_[index];
     SLUICE_ASSERT(!consumers.empty());
-    if (consumers.size() > 1) consumers = {&keep(std::make_unique<TeePipe>(consumers))};
-    Pipe& next = *consumers.front();
+    if (consumers.size() > 1) consumers = {{&keep(std::make_unique<TeePipe>(consumers, failed_at_)), index}};
+    Pipe& next = *consumers.front().pipe;
     if (const auto* narrow = std::get_if<RunKernel>(&step.what)) {
-      consumers_[step.inputs.at(0)].push_back(&keep(narrow->kernel->open(at(step.info, step.partition), next)));
+      Pipe& pipe = keep(narrow->kernel->open(at(step.info, step.partition), next));
+      consumers_[step.inputs.at(0)].push_back({&pipe, index});
     } else if (const auto* zip = std::get_if<RunZip>(&step.what)) {
       zips_.push_back(zip->kernel->open(at(step.info, step.partition, step.batch), step.inputs.size(), next));
-      for (std::size_t i = 0; i < step.inputs.size(); ++i)
-        consumers_[step.inputs[i]].push_back(&zips_.back()->input(i));
+      for (std::size_t i = 0; i < step.inputs.size(); ++i) {
+        consumers_[step.inputs[i]].push_back({&zips_.back()->input(i), index});
+      }
     } else if (std::holds_alternative<PassThrough>(step.what)) {
       if (step.inputs.empty()) return;  // an empty partition: read_step finishes it
       Pipe& fan_in = keep(std::make_unique<FanInPipe>(next, step.inputs.size()));
-      for (const std::uint32_t input : step.inputs) consumers_[input].push_back(&fan_in);
+      for (const std::uint32_t input : step.inputs) consumers_[input].push_back({&fan_in, index});
     }
   }
 
-  void read_step(std::size_t index) {
+  void read_step(std::uint32_t index) {
     const TaskStep& step = program_.steps[index];
-    Pipe& out = *consumers_[index].front();
+    Pipe& out = *consumers_[index].front().pipe;
     const OpenAt where = at(step.info, step.partition);
     context_.check_cancelled();
+    try {
+      if (read_into(step, where, out)) out.finish();
+    } catch (...) {
+      if (!failed_at_.has_value()) failed_at_ = index;
+      throw;
+    }
+  }
+
+  /// False for a step that is fed by others.
+  bool read_into(const TaskStep& step, const OpenAt& where, Pipe& out) {
     if (const auto* source = std::get_if<ReadSource>(&step.what)) {
       source->source->read(where, out);
     } else if (const auto* shuffle = std::get_if<ReadShuffle>(&step.what)) {
@@ -322,28 +380,44 @@ class Attempt {
       const RestedPtr records = context_.environment().blocks.get(block->block);
       if (records == nullptr) throw BlockLost(block->block);
       records->push_all(out);
-    } else if (!step.inputs.empty()) {
-      return;
+    } else {
+      return step.inputs.empty();
     }
-    out.finish();
+    return true;
   }
 
-  // Nothing before this has changed anything outside the attempt. Order: results that may still fail first.
+  // Nothing before this has changed anything outside the attempt. What may still fail (codecs of the user) comes
+  // first, so that nothing has been adopted then.
   TaskResult adopt() {
     TaskResult result;
     TaskEnvironment& environment = context_.environment();
     std::vector<std::vector<BucketPtr>> buckets;
-    for (ShuffleWriter* writer : writers_) buckets.push_back(writer->take_buckets());
-    for (RestPipe* pipe : collected_) result.results.push_back(rested(*pipe));
+    std::vector<RestedPtr> blocks;
+    for (std::size_t i = 0; i < program_.outputs.size(); ++i) {
+      const TaskOutput& output = program_.outputs[i];
+      failed_at_ = number_of_output(i);
+      if (const auto* shuffle = std::get_if<WriteShuffle>(&output.what)) {
+        buckets.push_back(writers_[buckets.size()]->take_buckets());
+        if (environment.check_views) recode(*shuffle, buckets.back());
+      } else if (std::holds_alternative<WriteBlock>(output.what)) {
+        failed_at_ = output.step;
+        blocks.push_back(rested(*blocks_[blocks.size()]));
+      } else {
+        result.results.push_back(rested(*collected_[result.results.size()]));
+      }
+    }
+    failed_at_.reset();
+    result.adopted = !result.results.empty();
     std::size_t next_writer = 0;
     std::size_t next_block = 0;
     for (const TaskOutput& output : program_.outputs) {
+      bool is_first = false;
       if (const auto* shuffle = std::get_if<WriteShuffle>(&output.what)) {
-        if (environment.check_views) recode(*shuffle, buckets[next_writer]);
-        environment.shuffles.put(shuffle->shuffle, output.partition, std::move(buckets[next_writer++]));
+        is_first = environment.shuffles.put(shuffle->shuffle, output.partition, std::move(buckets[next_writer++]));
       } else if (const auto* block = std::get_if<WriteBlock>(&output.what)) {
-        environment.blocks.put(block->block, rested(*blocks_[next_block++]), static_cast<Keep>(block->level));
+        is_first = environment.blocks.put(block->block, blocks[next_block++], static_cast<Keep>(block->level));
       }
+      result.adopted = result.adopted || is_first;
     }
     for (const auto& zip : zips_) zip->commit();
     result.updates = context_.take_updates();
@@ -373,7 +447,8 @@ class Attempt {
 
   const TaskProgram& program_;
   TaskContext context_;
-  std::vector<std::vector<Pipe*>> consumers_;
+  std::vector<std::vector<Consumer>> consumers_;
+  std::optional<std::uint32_t> failed_at_;  // numbered as consumers are
   std::vector<std::unique_ptr<Pipe>> pipes_;
   std::vector<std::unique_ptr<ZipInputs>> zips_;
   std::vector<ShuffleWriter*> writers_;
@@ -410,11 +485,18 @@ TaskProgram TaskProgram::decode_from(Decoder& in) {
 }
 
 TaskResult run_task(const TaskProgram& program, const TaskId& id, TaskEnvironment& environment,
-                    const std::atomic<bool>* cancelled) {
-  return Attempt(program, id, environment, cancelled).run();
+                    const std::atomic<bool>* cancelled, FailedOutputs* failed) {
+  Attempt attempt(program, id, environment, cancelled);
+  try {
+    return attempt.run();
+  } catch (...) {
+    if (failed != nullptr) attempt.add_failed(*failed);
+    throw;
+  }
 }
 
 void encode_result(const TaskResult& result, Encoder& out) {
+  out.u8(result.adopted ? 1 : 0);
   out.u32(static_cast<std::uint32_t>(result.results.size()));
   for (const RestedPtr& records : result.results) {
     encode_type(&records->type(), out);
@@ -429,6 +511,7 @@ void encode_result(const TaskResult& result, Encoder& out) {
 
 TaskResult decode_result(Decoder& in) {
   TaskResult result;
+  result.adopted = in.u8() != 0;
   const std::uint32_t results = decode_count(in);
   for (std::uint32_t i = 0; i < results; ++i) {
     const TypeOps* type = decode_type(in);

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <variant>
 #include <vector>
 
@@ -100,12 +101,17 @@ struct BlockLost : Error {
 struct TaskResult {
   std::vector<RestedPtr> results;
   AccumulatorUpdates updates;
+  /// False when all it made was there already, put by another job meanwhile: then its updates have been counted too.
+  bool adopted = true;
 };
 
+/// Outputs of a task, by index, that an attempt failed to make: those behind the operator that threw.
+using FailedOutputs = std::set<std::uint32_t>;
+
 /// Runs one attempt: opens the pipes, reads the sources, and adopts what came out (buckets, blocks, state) when all
-/// of it succeeded. Throws what went wrong; nothing is adopted then.
+/// of it succeeded. Throws what went wrong; nothing is adopted then, and what failed is added to `failed`.
 TaskResult run_task(const TaskProgram& program, const TaskId& id, TaskEnvironment& environment,
-                    const std::atomic<bool>* cancelled = nullptr);
+                    const std::atomic<bool>* cancelled = nullptr, FailedOutputs* failed = nullptr);
 
 /// A place in the user's program as it travels.
 void encode_place(const Place& place, Encoder& out);

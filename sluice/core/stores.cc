@@ -19,13 +19,19 @@ void ShuffleStore::open(std::uint64_t shuffle, std::size_t map_partitions) {
   made.present.resize(map_partitions);
 }
 
-void ShuffleStore::put(std::uint64_t shuffle, std::size_t map_partition, std::vector<BucketPtr> buckets) {
+std::vector<bool> ShuffleStore::present(std::uint64_t shuffle) {
+  const std::lock_guard lock(mutex_);
+  return shuffles_.at(shuffle).present;
+}
+
+bool ShuffleStore::put(std::uint64_t shuffle, std::size_t map_partition, std::vector<BucketPtr> buckets) {
   const std::lock_guard lock(mutex_);
   Shuffle& into = shuffles_.at(shuffle);
-  if (into.present.at(map_partition)) return;
+  if (into.present.at(map_partition)) return false;
   into.present[map_partition] = true;
   into.maps[map_partition] = std::move(buckets);
   --into.missing;
+  return true;
 }
 
 std::vector<BucketPtr> ShuffleStore::get(std::uint64_t shuffle, std::size_t target) {
@@ -157,15 +163,15 @@ std::string BlockStore::path_of(const BlockId& id) const {
   return options_.spill_directory + "/block-" + std::to_string(id.owner) + "-" + std::to_string(id.index);
 }
 
-void BlockStore::put(const BlockId& id, const RestedPtr& records, Keep level) {
+bool BlockStore::put(const BlockId& id, const RestedPtr& records, Keep level) {
   const std::size_t bytes = records->bytes();
   const bool at_once = has_disk(level) && (level == Keep::disk || bytes > options_.memory_bytes);
-  if (has(id)) return;
+  if (has(id)) return false;
   if (!at_once) make_room(bytes);
   {
     const std::lock_guard lock(mutex_);
     const auto [at, made] = blocks_.try_emplace(id);
-    if (!made) return;
+    if (!made) return false;
     Block& block = at->second;
     block.type = &records->type();
     block.records = records;
@@ -178,6 +184,7 @@ void BlockStore::put(const BlockId& id, const RestedPtr& records, Keep level) {
     }
   }
   if (at_once) spill(id, *records);
+  return true;
 }
 
 // The lock is not held while the disk works: victims are marked first and dropped from memory when their bytes are

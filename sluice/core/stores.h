@@ -25,9 +25,11 @@ class ShuffleStore {
   /// Room for a shuffle; its map partitions are missing at first. Nothing when it is open already: what an earlier,
   /// failed job has put there stays.
   void open(std::uint64_t shuffle, std::size_t map_partitions);
+  /// Which map partitions are not missing. The shuffle must be open.
+  std::vector<bool> present(std::uint64_t shuffle);
   /// Adopts the buckets of a map partition; the first attempt that arrives wins, later ones are dropped (they are
-  /// equal, see DESIGN 5).
-  void put(std::uint64_t shuffle, std::size_t map_partition, std::vector<BucketPtr> buckets);
+  /// equal, see DESIGN 5), and the answer is false.
+  bool put(std::uint64_t shuffle, std::size_t map_partition, std::vector<BucketPtr> buckets);
   /// All buckets for `target` in the order of map partitions. The shuffle must be complete.
   std::vector<BucketPtr> get(std::uint64_t shuffle, std::size_t target);
   bool complete(std::uint64_t shuffle);
@@ -89,10 +91,10 @@ class BlockStore {
   BlockStore(Runtime& runtime, Options options);
   ~BlockStore();
 
-  /// Keeps `records`, unless `id` is there already. Keep::disk, and what is larger than the whole budget and may go to
-  /// disk, is written at once and not kept in memory. What cannot be written stays in memory, over the budget: some
-  /// records cannot be made again.
-  void put(const BlockId& id, const RestedPtr& records, Keep level);
+  /// Keeps `records`, unless `id` is there already: then false. Keep::disk, and what is larger than the whole budget
+  /// and may go to disk, is written at once and not kept in memory. What cannot be written stays in memory, over the
+  /// budget: some records cannot be made again.
+  bool put(const BlockId& id, const RestedPtr& records, Keep level);
   /// nullptr when it is not there (any more). Reads it back from disk where it lies there.
   RestedPtr get(const BlockId& id);
   bool has(const BlockId& id);

@@ -39,4 +39,13 @@ void rethrow_at_record(const OpenAt& at, std::uint64_t record) {
   }
 }
 
+void rethrow_at(const OperatorInfo& info) {
+  try {
+    throw;
+  } catch (const Error& error) {
+    if (error.code() == Code::task_cancelled || !error.details().operation.empty()) throw;
+    throw Error(error.code(), {.why = error.details().why, .operation = info.name, .where = info.where});
+  }
+}
+
 }  // namespace sluice::detail

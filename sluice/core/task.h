@@ -100,6 +100,10 @@ bool state_has_batch(const OpenAt& at, std::int64_t version);
 /// operator already pass unchanged.
 [[noreturn]] void rethrow_at_record(const OpenAt& at, std::uint64_t record);
 
+/// The exception being handled again; a sluice::Error that names no operation gets this one and its place. Not so
+/// cancellations. Call inside `catch`.
+[[noreturn]] void rethrow_at(const OperatorInfo& info);
+
 /// Makes records out of nothing: blocks, files, a collection.
 class Source {
  public:

@@ -9,6 +9,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -18,11 +19,9 @@
 #include <atomic>
 #include <cerrno>
 #include <charconv>
-#include <condition_variable>
 #include <cstddef>
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string_view>
 #include <thread>
@@ -44,8 +43,26 @@ namespace {
   throw_failed(call, address, errno_text(error));
 }
 
-// Waits until `socket` has one of `events` or is shut down; false when `deadline` passed.
-bool wait_for_events(int socket, short events, const Clock& clock, Time deadline) {
+/// What wakes one who waits for something else: a descriptor that is readable from the first call on.
+class Bell {
+ public:
+  Bell() : event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    if (!event_.is_open()) throw_failed("make", "an event", errno);
+  }
+  void ring() {
+    rung_.store(true);
+    ::eventfd_write(event_.get(), 1);  // fails only when it has rung 2^64 times
+  }
+  bool rung() const { return rung_.load(); }
+  int get() const { return event_.get(); }
+
+ private:
+  const Descriptor event_;
+  std::atomic<bool> rung_{false};
+};
+
+// Waits until `socket` has one of `events` or is shut down, or until `bell` rings; false when `deadline` passed.
+bool wait_for_events(int socket, short events, const Clock& clock, Time deadline, const Bell* bell = nullptr) {
   while (true) {
     // Never longer than an hour, so that no sum overflows and a clock turned by hand is looked at now and then.
     constexpr Duration longest = std::chrono::hours(1);
@@ -53,8 +70,9 @@ bool wait_for_events(int socket, short events, const Clock& clock, Time deadline
     const Duration left = deadline <= now ? Duration::zero() : deadline - now < longest ? deadline - now : longest;
     const auto seconds = std::chrono::floor<std::chrono::seconds>(left);
     const timespec timeout{.tv_sec = seconds.count(), .tv_nsec = (left - seconds).count()};
-    pollfd waits{.fd = socket, .events = events, .revents = 0};
-    const int count = ::ppoll(&waits, 1, &timeout, nullptr);
+    pollfd waits[] = {{.fd = socket, .events = events, .revents = 0},
+                      {.fd = bell == nullptr ? -1 : bell->get(), .events = POLLIN, .revents = 0}};
+    const int count = ::ppoll(waits, bell == nullptr ? 1 : 2, &timeout, nullptr);
     if (count > 0) return true;
     if (count < 0 && errno != EINTR) throw_failed("poll", "socket", errno);
     if (count == 0 && deadline <= clock.now()) return false;
@@ -228,32 +246,25 @@ Resolution resolve_now(const HostPort& name, int flags) {
 }
 
 // getaddrinfo knows no deadline and may ask dead name servers for half a minute. So names (not numbers) are looked up
-// on a thread that is left behind when the deadline passes.
-Resolution resolve(const HostPort& name, const Clock& clock, Time deadline) {
+// on a thread that is left behind when the deadline passes or `bell` rings.
+Resolution resolve(const HostPort& name, const Clock& clock, Time deadline, const Bell* bell = nullptr) {
   if (name.host.empty()) return {{}, "the host is missing"};
   Resolution numeric = resolve_now(name, AI_NUMERICHOST);
   if (numeric.failure.empty()) return numeric;
 
   struct Request {
-    std::mutex mutex;
-    std::condition_variable ready;
-    std::optional<Resolution> answer;
+    Resolution answer;  // written before `ready` rings, read after it
+    Bell ready;
   };
   const auto request = std::make_shared<Request>();
   std::thread([request, name] {
-    Resolution answer = resolve_now(name, 0);
-    const std::lock_guard lock(request->mutex);
-    request->answer = std::move(answer);
-    request->ready.notify_all();
+    request->answer = resolve_now(name, 0);
+    request->ready.ring();
   }).detach();
 
-  std::unique_lock lock(request->mutex);
-  while (!request->answer) {
-    const Time now = clock.now();
-    if (deadline <= now) return {{}, "the deadline passed while the name was looked up"};
-    request->ready.wait_for(lock, std::min<Duration>(deadline - now, std::chrono::hours(1)));
-  }
-  return std::move(*request->answer);
+  const bool in_time = wait_for_events(request->ready.get(), POLLIN, clock, deadline, bell);
+  if (request->ready.rung()) return std::move(request->answer);
+  return {{}, in_time ? "given up on this side" : "the deadline passed while the name was looked up"};
 }
 
 Descriptor make_socket(int family, int flags, std::string_view address) {
@@ -285,12 +296,13 @@ bool is_own_peer(int socket) {
   return near_end.length == far_end.length && std::memcmp(&near_end.storage, &far_end.storage, near_end.length) == 0;
 }
 
-// 0, or the errno of why there is no connection.
-int connect_tcp(int socket, const SocketAddress& to, const Clock& clock, Time deadline) {
+// 0, or the errno of why there is no connection: ECANCELED when `bell` has rung.
+int connect_tcp(int socket, const SocketAddress& to, const Clock& clock, Time deadline, const Bell& bell) {
   if (::connect(socket, to.get(), to.length) < 0) {
     // An interrupted connect goes on by itself, as one in progress does.
     if (errno != EINPROGRESS && errno != EINTR) return errno;
-    if (!wait_for_events(socket, POLLOUT, clock, deadline)) return ETIMEDOUT;
+    if (!wait_for_events(socket, POLLOUT, clock, deadline, &bell)) return ETIMEDOUT;
+    if (bell.rung()) return ECANCELED;
     int error = 0;
     socklen_t length = sizeof error;
     if (::getsockopt(socket, SOL_SOCKET, SO_ERROR, &error, &length) < 0) return errno;
@@ -300,13 +312,15 @@ int connect_tcp(int socket, const SocketAddress& to, const Clock& clock, Time de
 }
 
 // A unix socket that does not block says EAGAIN when the backlog is full, and cannot be polled then. So it blocks, with
-// the kernel's own time limit.
-int connect_unix(int socket, const SocketAddress& to, const Clock& clock, Time deadline) {
+// the kernel's own time limit: a short one, because nothing wakes it but room in the backlog.
+int connect_unix(int socket, const SocketAddress& to, const Clock& clock, Time deadline, const Bell& bell) {
+  constexpr auto longest = std::chrono::milliseconds(20);
   while (true) {
+    if (bell.rung()) return ECANCELED;
     const Time now = clock.now();
     const Duration left = deadline <= now ? Duration::zero() : deadline - now;
-    const auto limit = std::chrono::ceil<std::chrono::microseconds>(
-        std::clamp<Duration>(left, std::chrono::microseconds(1), std::chrono::hours(1)));
+    const auto limit =
+        std::chrono::ceil<std::chrono::microseconds>(std::clamp<Duration>(left, std::chrono::microseconds(1), longest));
     const timeval timeout{.tv_sec = limit.count() / 1'000'000, .tv_usec = limit.count() % 1'000'000};
     if (::setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout) < 0) return errno;
     if (::connect(socket, to.get(), to.length) == 0) return 0;
@@ -390,31 +404,66 @@ bool is_abandoned(const SocketAddress& address) {
   return ::connect(probe.get(), address.get(), address.length) < 0 && errno == ECONNREFUSED;
 }
 
-class PosixTransport final : public Transport {
+class PosixConnector final : public Connector {
  public:
-  explicit PosixTransport(const Clock& clock) : clock_(clock) {}
-
-  std::unique_ptr<Connection> connect(const Address& address, Time deadline) override {
-    const std::string& text = address.text;
-    if (text.starts_with(unix_prefix)) {
-      const SocketAddress to = unix_address(text);
-      Descriptor socket = make_socket(AF_UNIX, 0, text);
-      const int error = connect_unix(socket.get(), to, clock_, deadline);
-      if (error != 0) throw_failed("connect to", text, error);
-      return adopt_socket(std::move(socket), text, clock_);
+  PosixConnector(Address address, const Clock& clock) : address_(std::move(address)), clock_(clock) {
+    if (is_unix()) {
+      unix_ = unix_address(address_.text);
+    } else {
+      name_ = parse_host_port(address_.text);
     }
+  }
 
-    const Resolution found = resolve(parse_host_port(text), clock_, deadline);
-    if (!found.failure.empty()) throw_failed("connect to", text, found.failure);
+  std::unique_ptr<Connection> connect(Time deadline) override {
+    return is_unix() ? connect_to_unix(deadline) : connect_to_tcp(deadline);
+  }
+
+  void close() override { closed_.ring(); }
+
+ private:
+  bool is_unix() const { return address_.text.starts_with(unix_prefix); }
+
+  std::unique_ptr<Connection> connect_to_unix(Time deadline) {
+    Descriptor socket = make_socket(AF_UNIX, 0, address_.text);
+    const int error = connect_unix(socket.get(), unix_, clock_, deadline, closed_);
+    if (error != 0) fail(error);
+    return adopt_socket(std::move(socket), address_.text, clock_);
+  }
+
+  std::unique_ptr<Connection> connect_to_tcp(Time deadline) {
+    if (closed_.rung()) fail(ECANCELED);
+    const Resolution found = resolve(name_, clock_, deadline, &closed_);
+    if (!found.failure.empty()) throw_failed("connect to", address_.text, found.failure);
     int error = EADDRNOTAVAIL;
     for (const SocketAddress& to : found.addresses) {
-      Descriptor socket = make_socket(to.family(), SOCK_NONBLOCK, text);
-      error = connect_tcp(socket.get(), to, clock_, deadline);
+      Descriptor socket = make_socket(to.family(), SOCK_NONBLOCK, address_.text);
+      error = connect_tcp(socket.get(), to, clock_, deadline, closed_);
+      if (error == ECANCELED) break;
       if (error != 0) continue;
       send_at_once(socket.get());
       return adopt_socket(std::move(socket), to_text(to), clock_);
     }
-    throw_failed("connect to", text, error);
+    fail(error);
+  }
+
+  [[noreturn]] void fail(int error) const {
+    if (error == ECANCELED) throw_failed("connect to", address_.text, "given up on this side");
+    throw_failed("connect to", address_.text, error);
+  }
+
+  const Address address_;
+  const Clock& clock_;
+  SocketAddress unix_;
+  HostPort name_;
+  Bell closed_;
+};
+
+class PosixTransport final : public Transport {
+ public:
+  explicit PosixTransport(const Clock& clock) : clock_(clock) {}
+
+  std::unique_ptr<Connector> connector(const Address& address) override {
+    return std::make_unique<PosixConnector>(address, clock_);
   }
 
   std::unique_ptr<Listener> listen(const Address& address) override {

@@ -44,8 +44,6 @@ class Executors {
   virtual std::size_t cores() const = 0;
   /// Runs `task` when a core is free. Tasks must not throw.
   virtual void launch(std::function<void()> task) = 0;
-  /// Runs one waiting task on the calling thread, if there is one: lets a waiting driver help instead of sleeping.
-  virtual bool help() = 0;
 };
 
 /// Everything outside the engine. Threads: all members are safe from all threads.

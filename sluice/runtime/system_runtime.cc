@@ -113,29 +113,13 @@ class ThreadPool final : public Executors {
     if (wake) wake_.notify_one();
   }
 
-  bool help() override {
-    std::function<void()> task;
-    {
-      const std::lock_guard lock(mutex_);
-      if (queue_.empty()) return false;
-      task = take();
-    }
-    task();
-    return true;
-  }
-
  private:
-  std::function<void()> take() {
-    std::function<void()> task = std::move(queue_.front());
-    queue_.pop_front();
-    return task;
-  }
-
   void work() {
     std::unique_lock lock(mutex_);
     while (true) {
       if (!queue_.empty()) {
-        std::function<void()> task = take();
+        std::function<void()> task = std::move(queue_.front());
+        queue_.pop_front();
         lock.unlock();
         task();
         // What it captured goes before the lock is taken: destructors of users' objects may take long.

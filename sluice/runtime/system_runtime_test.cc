@@ -167,28 +167,6 @@ TEST(SystemExecutors, UseAllTheirCoresAtOnce) {
   EXPECT_EQ(executors->cores(), 4u);
 }
 
-TEST(SystemExecutors, HelpRunsATaskOnTheCaller) {
-  Count blocked;
-  Count released;
-  Count helped;
-  const auto executors = system_runtime().executors(1);
-  executors->launch([&] {
-    blocked.add();
-    released.wait_for(1);
-  });
-  blocked.wait_for(1);
-  pthread_t helper{};
-  executors->launch([&] {
-    helper = pthread_self();
-    helped.add();
-  });
-  EXPECT_TRUE(executors->help());
-  EXPECT_EQ(helped.value(), 1);
-  EXPECT_TRUE(pthread_equal(helper, pthread_self()));
-  EXPECT_FALSE(executors->help());
-  released.add();
-}
-
 TEST(SystemExecutors, NeedACore) {
   try {
     system_runtime().executors(0);

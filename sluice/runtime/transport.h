@@ -1,7 +1,7 @@
 // Byte streams between processes, behind an interface, so that a test can delay, cut and reorder them.
 //
-// All calls block in the runtime only, take a deadline, and can be interrupted by closing the connection or the
-// listener from another thread.
+// All calls block in the runtime only, take a deadline, and can be interrupted by closing the connection, the connector
+// or the listener from another thread.
 #pragma once
 
 #include <cstddef>
@@ -35,6 +35,16 @@ class Connection {
   virtual std::string peer() const = 0;
 };
 
+/// Makes one connection. Threads: one calls `connect`, once, and `close` from anywhere.
+class Connector {
+ public:
+  virtual ~Connector() = default;
+  /// Looks up the name and connects. Errors: SLU-402 (refused, unknown host, deadline passed, closed by us).
+  virtual std::unique_ptr<Connection> connect(Time deadline) = 0;
+  /// Gives up: wakes a blocked `connect`, and lets a later one fail. Does nothing to a connection made before.
+  virtual void close() = 0;
+};
+
 /// Waits for connections.
 class Listener {
  public:
@@ -50,8 +60,12 @@ class Listener {
 class Transport {
  public:
   virtual ~Transport() = default;
-  /// Errors: SLU-402 (refused, unknown host, deadline passed), SLU-109 (an address that cannot be understood).
-  virtual std::unique_ptr<Connection> connect(const Address& address, Time deadline) = 0;
+  /// Waits for nothing. Errors: SLU-109 (an address that cannot be understood).
+  virtual std::unique_ptr<Connector> connector(const Address& address) = 0;
+  /// For callers who can wait until the deadline. Errors: those of `connector` and of its `connect`.
+  std::unique_ptr<Connection> connect(const Address& address, Time deadline) {
+    return connector(address)->connect(deadline);
+  }
   /// Listens on loopback or a unix socket. Errors: SLU-402 when bound already, SLU-403 for any other address,
   /// SLU-109 for one that cannot be understood.
   virtual std::unique_ptr<Listener> listen(const Address& address) = 0;

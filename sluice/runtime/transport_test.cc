@@ -1,14 +1,24 @@
 #include "sluice/runtime/transport.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "sluice/runtime/errors.h"
+#include "sluice/runtime/posix.h"
 #include "sluice/runtime/runtime.h"
 
 namespace sluice {
@@ -24,6 +34,63 @@ struct Pair {
   std::unique_ptr<Listener> listener;
   std::unique_ptr<Connection> client;
   std::unique_ptr<Connection> server;
+};
+
+// Listens and never accepts, with a backlog that is full: who connects waits for an answer.
+class Blackhole {
+ public:
+  explicit Blackhole(const sockaddr& address, socklen_t length) : listener_(make_socket(address.sa_family)) {
+    EXPECT_EQ(::bind(listener_.get(), &address, length), 0);
+    EXPECT_EQ(::listen(listener_.get(), 0), 0);
+    EXPECT_EQ(::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&bound_), &bound_length_), 0);
+    // Loopback answers within the call, if at all.
+    bool full = false;
+    while (!full) {
+      waiting_.push_back(make_socket(address.sa_family));
+      EXPECT_EQ(::fcntl(waiting_.back().get(), F_SETFL, O_NONBLOCK), 0);
+      const int status = ::connect(waiting_.back().get(), reinterpret_cast<sockaddr*>(&bound_), bound_length_);
+      full = status < 0 && (errno == EAGAIN || !is_connected(waiting_.back().get()));
+    }
+  }
+  static Blackhole tcp() {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return Blackhole(reinterpret_cast<const sockaddr&>(address), sizeof address);
+  }
+  static Blackhole unix_socket(const std::string& path) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::strcpy(address.sun_path, path.c_str());
+    return Blackhole(reinterpret_cast<const sockaddr&>(address), sizeof address);
+  }
+  std::uint16_t port() const {
+    sockaddr_in address;
+    std::memcpy(&address, &bound_, sizeof address);
+    return ntohs(address.sin_port);
+  }
+  // Sockets that have asked the port and had no answer, as the kernel tells them.
+  int connecting() const {
+    char peer[32];
+    std::snprintf(peer, sizeof peer, "0100007F:%04X 02 ", port());
+    const std::string table = read_file(system_runtime().files(), "/proc/net/tcp");
+    int count = 0;
+    for (std::size_t at = table.find(peer); at != std::string::npos; at = table.find(peer, at + 1)) ++count;
+    return count;
+  }
+
+ private:
+  static detail::Descriptor make_socket(int family) { return detail::Descriptor(::socket(family, SOCK_STREAM, 0)); }
+  static bool is_connected(int socket) {
+    sockaddr_storage peer;
+    socklen_t length = sizeof peer;
+    return ::getpeername(socket, reinterpret_cast<sockaddr*>(&peer), &length) == 0;
+  }
+
+  const detail::Descriptor listener_;
+  sockaddr_storage bound_{};
+  socklen_t bound_length_ = sizeof bound_;
+  std::vector<detail::Descriptor> waiting_;
 };
 
 class TransportTest : public ::testing::Test {
@@ -237,6 +304,71 @@ TEST_F(TransportTest, AMissingUnixSocketIsAnError) {
 TEST_F(TransportTest, AnUnknownHostIsAnError) {
   // RFC 6761: names below .invalid never exist. The deadline is past, so no name server is waited for.
   failure(Code::network_failed, [&] { transport_.connect({"nobody.invalid:1"}, past); });
+}
+
+// Without an end to the wait these tests would not end either.
+TEST_F(TransportTest, ClosingAConnectorEndsTheWaitForAnAnswer) {
+  const Blackhole hole = Blackhole::tcp();
+  const int others = hole.connecting();
+  const auto connector = transport_.connector(Address::tcp("127.0.0.1", hole.port()));
+  std::string why;
+  const auto thread = system_runtime().spawn(
+      "connects", [&] { why = failure(Code::network_failed, [&] { connector->connect(never); }); });
+  while (hole.connecting() == others) system_runtime().wait_for(100us);
+  connector->close();
+  thread->join();
+  EXPECT_NE(why.find("given up on this side"), std::string::npos) << why;
+  EXPECT_EQ(hole.connecting(), others);
+}
+
+TEST_F(TransportTest, ClosingAConnectorEndsTheWaitForRoomInTheBacklogOfAUnixSocket) {
+  const Blackhole hole = Blackhole::unix_socket(socket_path());
+  for (int round = 0; round < 10; ++round) {
+    const auto connector = transport_.connector(unix_address());
+    expect_woken([&] { failure(Code::network_failed, [&] { connector->connect(never); }); },
+                 [&] {
+                   if (round % 2 == 0) system_runtime().wait_for(1ms);
+                   connector->close();
+                 });
+  }
+}
+
+TEST_F(TransportTest, ClosingAConnectorEndsTheLookUpOfAName) {
+  for (int round = 0; round < 10; ++round) {
+    const auto connector = transport_.connector({"nobody.invalid:1"});
+    expect_woken([&] { failure(Code::network_failed, [&] { connector->connect(never); }); },
+                 [&] { connector->close(); });
+  }
+}
+
+TEST_F(TransportTest, AClosedConnectorDoesNotConnect) {
+  const auto listener = transport_.listen(Address::tcp("127.0.0.1", 0));
+  const auto local = transport_.listen(unix_address());
+  for (const Address& address : {listener->address(), local->address()}) {
+    const auto connector = transport_.connector(address);
+    connector->close();
+    connector->close();
+    EXPECT_NE(failure(Code::network_failed, [&] { connector->connect(never); }).find("given up on this side"),
+              std::string::npos);
+  }
+  EXPECT_EQ(listener->accept(past), nullptr);
+}
+
+TEST_F(TransportTest, AClosedConnectorLeavesItsConnection) {
+  Pair pair;
+  pair.listener = transport_.listen(Address::tcp("127.0.0.1", 0));
+  const auto connector = transport_.connector(pair.listener->address());
+  pair.client = connector->connect(never);
+  connector->close();
+  pair.server = pair.listener->accept(never);
+  expect_round_trip(pair);
+}
+
+TEST_F(TransportTest, AConnectionThatIsNotAnsweredInTimeIsAnError) {
+  const Blackhole hole = Blackhole::tcp();
+  const Address address = Address::tcp("127.0.0.1", hole.port());
+  EXPECT_NE(failure(Code::network_failed, [&] { transport_.connect(address, past); }).find("timed out"),
+            std::string::npos);
 }
 
 TEST_F(TransportTest, ListeningBeyondLoopbackIsRefused) {

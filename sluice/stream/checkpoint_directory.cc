@@ -191,11 +191,15 @@ void CheckpointDirectory::begin_run(Time zero, std::vector<std::string> inputs, 
   const auto is_fenced = [this] { return fenced(); };
   if (options_.wal) {
     const std::string path = wal_path();
-    const LogContent before =
-        read_log(runtime_.files(), path, ~std::uint64_t{0}, [](const LogHandle&, std::string_view) {});
-    wal_ = std::make_unique<Log>(
-        runtime_, path, before,
-        LogOptions{.epoch = epoch_, .segment_bytes = 64 << 20, .fenced = is_fenced, .name = "wal"});
+    const LogContent before = read_log(runtime_.files(), path, last_log_segment(runtime_.files(), path),
+                                       [](const LogHandle&, std::string_view) {});
+    // Receivers' memory bounds what is not durable yet.
+    wal_ = std::make_unique<Log>(runtime_, path, before,
+                                 LogOptions{.epoch = epoch_,
+                                            .segment_bytes = 64 << 20,
+                                            .fenced = is_fenced,
+                                            .pending_bytes_max = ~std::uint64_t{0},
+                                            .name = "wal"});
   }
   journal_ = std::make_unique<Journal>(
       runtime_, options_.path + "/journal", content_,

@@ -34,6 +34,23 @@ std::string text_of(const std::exception_ptr& error) {
   }
 }
 
+/// What is told of an output that failed: SLU-202 when its function threw something of its own. A sluice::Error stays,
+/// because it knows better what failed; if it names no operation, it gets the output's name and place.
+std::exception_ptr at_output(const std::exception_ptr& error, const OperatorInfo& output) {
+  try {
+    try {
+      std::rethrow_exception(error);
+    } catch (const Error&) {
+      rethrow_at(output);
+    } catch (...) {
+      throw Error(Code::output_failed,
+                  {.why = current_exception_text(), .operation = output.name, .where = output.where});
+    }
+  } catch (...) {
+    return std::current_exception();
+  }
+}
+
 }  // namespace
 
 // ---- StreamNode
@@ -556,6 +573,7 @@ std::vector<OutputInfo> Driver::run_outputs(const Batch& batch, std::exception_p
   std::vector<OutputInfo> told;
   for (Due& due_output : due) {
     const StreamOutput& output = outputs_[due_output.id];
+    if (due_output.error != nullptr) due_output.error = at_output(due_output.error, *output.info);
     if (due_output.error != nullptr && due_output.node != nullptr && !output.internal) {
       try_again(function_of(due_output), time, due_output.error);
     }

@@ -245,6 +245,7 @@ class Driver {
   void check_bindings(const Manifest& manifest, const JournalContent& journal) const;
   std::string report_bindings() const;
   void start_inputs(std::size_t& started);
+  void start_input(InputSlot& slot, InputStart start);
   void start_outputs();
   void close_outputs();
 

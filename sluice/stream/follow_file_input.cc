@@ -286,7 +286,7 @@ class FollowFileInput final : public Input {
       if (!followed_.empty() && !options_.from_start) followed_.back().file.skip_to_last_line(options_.line_bytes_max);
     } catch (const Error& error) {
       if (error.code() == Code::not_readable) throw;
-      throw Error(Code::not_readable, {.why = path_ + ": " + error.details().why, .operation = "follow"});
+      throw Error(Code::not_readable, {.why = path_ + ": " + error.details().why});
     }
   }
 

@@ -64,7 +64,7 @@ class Input {
   /// False: what a batch has is gone with the process.
   virtual bool can_be_read_again() const { return true; }
 
-  /// Called once, at start(); errors make the start fail.
+  /// Called once, at start(); errors make the start fail and get the stream's name and place.
   virtual void start(Engine&, InputStart) {}
   /// Instead of `start` for a replay: only `rdd` is called then.
   virtual void start_replay(Engine&, InputStart) {}

@@ -157,7 +157,11 @@ Journal::Journal(Runtime& runtime, const std::string& directory, const JournalCo
     : run_(std::move(run)),
       log_(runtime, directory, content.log,
            // Segments end when this class says so: each begins with a run record.
-           {.epoch = run_.epoch, .segment_bytes = ~std::uint64_t{0}, .fenced = std::move(fenced), .name = "journal"}),
+           {.epoch = run_.epoch,
+            .segment_bytes = ~std::uint64_t{0},
+            .fenced = std::move(fenced),
+            .pending_bytes_max = ~std::uint64_t{0},
+            .name = "journal"}),
       unallocated_(run_.inputs.size()),
       sinks_(content.sinks),
       receivers_(content.receivers) {

@@ -66,7 +66,8 @@ std::uint32_t fill_checksums(Run& run, std::uint64_t epoch) {
 struct Log::State {
   State(Runtime& runtime_, std::string directory_, LogContent content, LogOptions options_);
 
-  LogPosition append(std::string_view head, std::string_view tail, const MemoryBlock* kept);
+  LogPosition append(std::string_view head, std::string_view tail, const MemoryBlock* kept,
+                     bool in_new_segment = false);
   void wait_durable(std::uint64_t end);
   void throw_if_failed() const;
   void wake();
@@ -151,7 +152,8 @@ Log::State::State(Runtime& runtime_, std::string directory_, LogContent content,
 
 // ---- called by all threads ----
 
-LogPosition Log::State::append(std::string_view head, std::string_view tail, const MemoryBlock* kept) {
+LogPosition Log::State::append(std::string_view head, std::string_view tail, const MemoryBlock* kept,
+                               bool in_new_segment) {
   const std::uint64_t kept_bytes = kept != nullptr ? kept->bytes.size() : 0;
   const std::uint64_t length = head.size() + tail.size() + kept_bytes;
   if (length == 0) throw Error(Code::bad_argument, {.why = "a record of a log has at least one byte"});
@@ -160,8 +162,9 @@ LogPosition Log::State::append(std::string_view head, std::string_view tail, con
                                           " bytes; this one has " + std::to_string(length)});
   }
   std::unique_lock lock(mutex);
-  while (!failed && pending_bytes > pending_bytes_max) progress->wait(lock);
+  while (!failed && pending_bytes > options.pending_bytes_max) progress->wait(lock);
   throw_if_failed();
+  if (in_new_segment) begin_next_segment();
 
   if (runs.empty() || runs.back().segment != next_segment) {
     runs.push_back({.segment = next_segment, .begin = next_offset});
@@ -450,6 +453,8 @@ std::uint64_t Log::segment() {
   const std::lock_guard lock(state_->mutex);
   return state_->next_segment;
 }
+
+LogPosition Log::append_in_new_segment(std::string_view bytes) { return state_->append(bytes, {}, nullptr, true); }
 
 void Log::roll() {
   const std::lock_guard lock(state_->mutex);

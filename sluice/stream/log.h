@@ -66,6 +66,8 @@ struct LogOptions {
   /// Asked on the log's thread before each group is written, again before its waiters are told, and before segments
   /// are removed; true: another owner has taken over, and the log fails with SLU-209. Empty: no.
   std::function<bool()> fenced{};
+  /// `append` waits while more bytes than this are not durable yet. ~0: never; then the caller bounds them.
+  std::uint64_t pending_bytes_max = 64 << 20;
   /// Names the log's thread and its kill points (docs/kill_points.md, "Logs").
   std::string name = "log";
 };
@@ -103,6 +105,10 @@ struct LogContent {
 LogContent read_log(FileSystem& files, const std::string& directory, std::uint64_t from_segment,
                     const std::function<void(const LogHandle&, std::string_view)>& record);
 
+/// The largest number that a segment in the directory has by its name; 0: there is none. Reading from there on finds
+/// the end of a log without reading all of it.
+std::uint64_t last_log_segment(FileSystem& files, const std::string& directory);
+
 /// The content of one record. Errors: SLU-301, SLU-302 when it is not what was written, SLU-411 when its segment is
 /// gone.
 std::string read_log_record(FileSystem& files, const std::string& directory, const LogHandle& handle);
@@ -119,12 +125,13 @@ class Log {
   Log& operator=(const Log&) = delete;
 
   /// Appends one record, the pieces one after the other (at least one byte in all, at most 1 GiB). A body of
-  /// `kept_bytes_min` or more is kept by its owner until it is written, all else is copied. Waits while more than
-  /// `pending_bytes_max` bytes are not durable yet.
+  /// `kept_bytes_min` or more is kept by its owner until it is written, all else is copied. May wait: see
+  /// LogOptions::pending_bytes_max.
   /// Errors: SLU-109 an empty record, SLU-305 a larger one; what made the log fail.
   LogPosition append(std::string_view bytes);
   LogPosition append(std::string_view header, const MemoryBlock& body);
-  static constexpr std::uint64_t pending_bytes_max = 64 << 20;
+  /// The same for a record that is the first of a new segment.
+  LogPosition append_in_new_segment(std::string_view bytes);
   static constexpr std::uint64_t kept_bytes_min = 64 << 10;
 
   /// Returns when all up to `position` is durable. Errors: what made the log fail before that.

@@ -320,6 +320,14 @@ LogContent read_log(FileSystem& files, const std::string& directory, std::uint64
   return LogReader(files, directory, from_segment, record).read();
 }
 
+std::uint64_t last_log_segment(FileSystem& files, const std::string& directory) {
+  std::uint64_t last = 0;
+  for (const FileInfo& file : files.list(directory).value_or(std::vector<FileInfo>{})) {
+    if (const auto id = parse_log_segment_path(file.path)) last = std::max(last, id->number);
+  }
+  return last;
+}
+
 std::string read_log_record(FileSystem& files, const std::string& directory, const LogHandle& handle) {
   const LogSegmentId segment{handle.epoch, handle.segment};
   const std::string path = log_segment_path(directory, segment);

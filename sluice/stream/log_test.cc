@@ -265,7 +265,7 @@ TEST_F(LogTest, SleepsWhenThereIsNothingToDo) {
 TEST_F(LogTest, AppendWaitsWhileTooMuchIsNotDurable) {
   fiber([&] {
     Log log(runtime_, directory, {}, {});
-    const MemoryBlock block = block_of(std::string(Log::pending_bytes_max / 2, 'x'));
+    const MemoryBlock block = block_of(std::string(LogOptions().pending_bytes_max / 2, 'x'));
     const LogPosition first = log.append("1", block);
     log.append("2", block);
     EXPECT_FALSE(log.durable(first.end));

@@ -365,9 +365,18 @@ void Driver::close_outputs() {
   }
 }
 
+// Errors that name no operation get the input's.
+void Driver::start_input(InputSlot& slot, InputStart start) {
+  try {
+    slot.input->start(*engine_, std::move(start));
+  } catch (const Error&) {
+    rethrow_at(*slot.stream->info);
+  }
+}
+
 void Driver::start_inputs(std::size_t& started) {
   if (directory_ == nullptr) {
-    for (; started < inputs_.size(); ++started) inputs_[started].input->start(*engine_, {});
+    for (; started < inputs_.size(); ++started) start_input(inputs_[started], {});
     return;
   }
   const JournalContent& journal = directory_->journal_content();
@@ -407,7 +416,7 @@ void Driver::start_inputs(std::size_t& started) {
         }
       }
     }
-    slot.input->start(*engine_, std::move(start));
+    start_input(slot, std::move(start));
   }
   last_checkpoint_ = manifest.has_value() ? manifest->time : zero_;
   if (manifest.has_value()) return;

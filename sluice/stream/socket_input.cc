@@ -17,8 +17,7 @@ std::unique_ptr<Input> make_socket_text_input(Engine&, std::shared_ptr<ReceiverB
   return make_text_receiver(std::move(budget), std::move(receiver),
                             [address = Address::tcp(options.host, options.port),
                              timeout = options.connect_timeout](TextReceiverChannel& channel) {
-                              Runtime& runtime = channel.runtime();
-                              channel.receive(runtime.transport().connect(address, runtime.clock().now() + timeout));
+                              channel.receive_from(address, timeout);
                               if (!channel.stopped())
                                 channel.report_error(address.text + ": the server has closed the connection");
                             });

@@ -23,7 +23,7 @@ struct SocketTextOptions {
   std::uint16_t port = 0;
   /// Wait before the next connection after one was refused, ended or broke. It is tried for ever (IN-03).
   Duration restart_delay = std::chrono::seconds(2);
-  /// How long one attempt to connect may take. A stop may have to wait that long for a host that does not answer.
+  /// How long one attempt to connect may take, to a host that does not answer.
   Duration connect_timeout = std::chrono::seconds(3);
   /// Longest line in bytes, without its end. Longer ones are dropped and counted.
   std::uint64_t line_bytes_max = 1 << 20;

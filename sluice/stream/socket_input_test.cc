@@ -1,8 +1,14 @@
 #include "sluice/stream/socket_input.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <cstdio>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -248,6 +254,77 @@ TEST(SocketInput, HoldsTheServerBackWhileTheBudgetIsUsedUp) {
     writer->join();
     stream.stop();
   });
+}
+
+// A server of which nobody accepts and whose backlog is full: it does not answer any more.
+class Blackhole {
+ public:
+  Blackhole() {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    const int listener = make_socket();
+    EXPECT_EQ(::bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(::listen(listener, 0), 0);
+    socklen_t length = sizeof address;
+    EXPECT_EQ(::getsockname(listener, reinterpret_cast<sockaddr*>(&address), &length), 0);
+    port_ = ntohs(address.sin_port);
+    while (connecting() == 0) {
+      const int waiting = make_socket();
+      ::fcntl(waiting, F_SETFL, O_NONBLOCK);
+      ::connect(waiting, reinterpret_cast<sockaddr*>(&address), sizeof address);
+    }
+  }
+  ~Blackhole() {
+    for (const int socket : sockets_) ::close(socket);
+  }
+  std::uint16_t port() const { return port_; }
+  // Sockets that have asked and had no answer.
+  int connecting() const {
+    char peer[32];
+    std::snprintf(peer, sizeof peer, "0100007F:%04X 02 ", port_);
+    const std::string table = read_file(system_runtime().files(), "/proc/net/tcp");
+    int count = 0;
+    for (std::size_t at = table.find(peer); at != std::string::npos; at = table.find(peer, at + 1)) ++count;
+    return count;
+  }
+
+ private:
+  int make_socket() {
+    // tidy: allow banned: because no listener of a Transport has a backlog so short that a test can fill it
+    sockets_.push_back(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    return sockets_.back();
+  }
+  std::vector<int> sockets_;
+  std::uint16_t port_ = 0;
+};
+
+// The clock stands still: what ends the wait is the stop and not the time allowed to connect.
+TEST(SocketInput, StopsWhileTheServerDoesNotAnswer) {
+  const Blackhole hole;
+  testing::HandRuntime runtime;
+  Stream stream(runtime);
+  stream.socket.port = hole.port();
+  stream.socket.connect_timeout = 1h;
+  stream.start();
+  while (hole.connecting() == 1) system_runtime().wait_for(100us);
+  stream.stop();
+  EXPECT_EQ(hole.connecting(), 1);
+}
+
+TEST(SocketInputSimulation, StopsWhileTheServerDoesNotAnswer) {
+  for (std::uint64_t seed = 1; seed <= 100; ++seed) {
+    testing::Simulation sim(seed, {.message_delay_max = 1h});
+    sim.run([&] {
+      Stream stream(sim);
+      stream.socket.connect_timeout = 2h;
+      const Time begun = sim.clock().now();
+      stream.start();
+      if (seed % 2 == 0) sim.wait_for(1ms);
+      stream.stop();
+      EXPECT_LT(sim.clock().now() - begun, 1s) << seed;
+    });
+  }
 }
 
 // Connections are cut at any call. What a connection delivered is a prefix of what was sent, line by line, the last

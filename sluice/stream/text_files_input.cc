@@ -55,11 +55,10 @@ class TextFilesInput final : public Input {
     try {
       files = engine.runtime().files().list(directory_);
     } catch (const Error& error) {
-      throw Error(Code::not_readable, {.why = directory_ + ": " + error.details().why, .operation = "text files"});
+      throw Error(Code::not_readable, {.why = directory_ + ": " + error.details().why});
     }
     if (!files.has_value()) {
-      throw Error(Code::not_a_directory,
-                  {.why = directory_ + " is missing or no directory", .operation = "text files"});
+      throw Error(Code::not_a_directory, {.why = directory_ + " is missing or no directory"});
     }
     // A run before this one knew which files it had taken or left out; those that came since are new.
     if (start.resumes) return;

@@ -52,19 +52,25 @@ TextReceiverChannel::TextReceiverChannel(Engine& engine, std::shared_ptr<Receive
                                          Duration block_interval, TextReadOptions options)
     : ReceiverChannel(engine, std::move(budget), block_interval), options_(options), next_bytes_(buffer_bytes_min) {}
 
-void TextReceiverChannel::receive(const std::shared_ptr<Connection>& connection) {
+void TextReceiverChannel::receive_from(const Address& address, Duration connect_timeout) {
+  std::shared_ptr<Connection> connection;
   {
-    const std::lock_guard lock(mutex_);
-    connection_ = connection;
-  }
-  struct Forget {
-    TextReceiverChannel& channel;
-    ~Forget() {
-      const std::lock_guard lock(channel.mutex_);
-      channel.connection_ = nullptr;
+    const std::shared_ptr<Connector> connector = runtime().transport().connector(address);
+    const StopCloses stop_closes(*this, &TextReceiverChannel::connector_, connector);
+    // Looked at after the connector was made known: a stop since then closes it.
+    if (stopped()) return;
+    try {
+      connection = connector->connect(runtime().clock().now() + connect_timeout);
+    } catch (const Error&) {
+      if (stopped()) return;
+      throw;
     }
-  } forget{*this};
+  }
+  receive(connection);
+}
 
+void TextReceiverChannel::receive(const std::shared_ptr<Connection>& connection) {
+  const StopCloses stop_closes(*this, &TextReceiverChannel::connection_, connection);
   // Looked at after the connection was made known: a stop since then closes it.
   try {
     while (!stopped()) {
@@ -83,11 +89,14 @@ void TextReceiverChannel::receive(const std::shared_ptr<Connection>& connection)
 
 void TextReceiverChannel::request_stop() {
   ReceiverChannel::request_stop();
+  std::shared_ptr<Connector> connector;
   std::shared_ptr<Connection> connection;
   {
     const std::lock_guard lock(mutex_);
+    connector = connector_;
     connection = connection_;
   }
+  if (connector != nullptr) connector->close();
   if (connection != nullptr) connection->close();
 }
 

@@ -39,6 +39,9 @@ class TextReceiverChannel : public ReceiverChannel {
   TextReceiverChannel(Engine& engine, std::shared_ptr<ReceiverBudget> budget, Duration block_interval,
                       TextReadOptions options);
 
+  /// Connects and receives. Returns early when the stream is stopped, also while the server does not answer.
+  /// Errors: SLU-402 of the connection.
+  void receive_from(const Address& address, Duration connect_timeout);
   /// Reads the connection to its end; the unfinished line there becomes a line. Returns early when the stream is
   /// stopped, which closes the connection. Errors: SLU-402 of the connection; what came before is kept.
   void receive(const std::shared_ptr<Connection>& connection);
@@ -54,6 +57,28 @@ class TextReceiverChannel : public ReceiverChannel {
   struct Mark {
     Time time;
     std::size_t end;
+  };
+
+  /// What a stop closes while this lives.
+  template <class Closable>
+  class StopCloses {
+   public:
+    StopCloses(TextReceiverChannel& channel, std::shared_ptr<Closable> TextReceiverChannel::* place,
+               std::shared_ptr<Closable> closable)
+        : channel_(channel), place_(place) {
+      set(std::move(closable));
+    }
+    ~StopCloses() { set(nullptr); }
+    StopCloses(const StopCloses&) = delete;
+    StopCloses& operator=(const StopCloses&) = delete;
+
+   private:
+    void set(std::shared_ptr<Closable> closable) {
+      const std::lock_guard lock(channel_.mutex_);
+      channel_.*place_ = std::move(closable);
+    }
+    TextReceiverChannel& channel_;
+    std::shared_ptr<Closable> TextReceiverChannel::* place_;
   };
 
   std::span<char> make_room();
@@ -77,6 +102,7 @@ class TextReceiverChannel : public ReceiverChannel {
   std::size_t sealed_ = 0;
   std::size_t whole_ = 0;
   std::vector<Mark> marks_;
+  std::shared_ptr<Connector> connector_;
   std::shared_ptr<Connection> connection_;
 };
 

@@ -119,6 +119,21 @@ class HandConnection final : public Connection {
   const std::unique_ptr<Connection> system_;
 };
 
+class HandConnector final : public Connector {
+ public:
+  HandConnector(const Clock& hand, std::unique_ptr<Connector> system) : hand_(hand), system_(std::move(system)) {}
+
+  std::unique_ptr<Connection> connect(Time deadline) override {
+    return std::make_unique<HandConnection>(hand_, system_->connect(system_deadline(hand_, deadline)));
+  }
+
+  void close() override { system_->close(); }
+
+ private:
+  const Clock& hand_;
+  const std::unique_ptr<Connector> system_;
+};
+
 class HandListener final : public Listener {
  public:
   HandListener(const Clock& hand, std::unique_ptr<Listener> system) : hand_(hand), system_(std::move(system)) {}
@@ -149,9 +164,8 @@ class HandTransport final : public Transport {
  public:
   explicit HandTransport(const Clock& hand) : hand_(hand) {}
 
-  std::unique_ptr<Connection> connect(const Address& address, Time deadline) override {
-    auto connection = system_runtime().transport().connect(address, system_deadline(hand_, deadline));
-    return std::make_unique<HandConnection>(hand_, std::move(connection));
+  std::unique_ptr<Connector> connector(const Address& address) override {
+    return std::make_unique<HandConnector>(hand_, system_runtime().transport().connector(address));
   }
 
   std::unique_ptr<Listener> listen(const Address& address) override {

@@ -291,36 +291,62 @@ std::string SimTransport::free_port(const std::string& host) {
   }
 }
 
-std::unique_ptr<Connection> SimTransport::connect(const Address& address, Time deadline) {
-  scheduler_.pause();
-  scheduler_.trace(address.text);
-  std::string target = address.text;
-  std::string source = target;
-  if (!target.starts_with(unix_prefix)) {
-    const Host host = parse(target);
-    if (!host.is_loopback) fail("connect to", target, "Name or service not known");
-    target = host.name + ":" + host.port;
-    source = free_port(host.name);
+class SimConnector final : public Connector {
+ public:
+  SimConnector(SimTransport& transport, const Address& address)
+      : transport_(transport), target_(address.text), is_unix_(target_.starts_with(unix_prefix)) {
+    if (!is_unix_) host_ = parse(target_);
   }
 
-  const Time answered = scheduler_.now() + draw_delay(scheduler_);
-  scheduler_.sleep_until(std::min(answered, deadline));
-  if (deadline < answered) fail("connect to", target, "the deadline passed");
-  const std::shared_ptr<Queue> queue = queue_at(target);
-  if (!queue) fail("connect to", target, "Connection refused");
+  std::unique_ptr<Connection> connect(Time deadline) override {
+    Scheduler& scheduler = transport_.scheduler_;
+    scheduler.pause();
+    scheduler.trace(target_);
+    std::string source = target_;
+    if (!is_unix_) {
+      if (!host_.is_loopback) fail("connect to", target_, "Name or service not known");
+      target_ = host_.name + ":" + host_.port;
+      source = transport_.free_port(host_.name);
+    }
 
-  const auto link = std::make_shared<Link>(source, target);
-  link->life = scheduler_.life();
-  for (Stream& stream : link->streams) {
-    stream.capacity = std::size_t{4'096} << scheduler_.random().below(7);
-    stream.last_arrival = scheduler_.now();
+    const Time answered = scheduler.now() + draw_delay(scheduler);
+    const Time until = std::min(answered, deadline);
+    while (!closed_ && scheduler.now() < until) scheduler.park(closing_, until);
+    if (closed_) fail("connect to", target_, "given up on this side");
+    if (deadline < answered) fail("connect to", target_, "the deadline passed");
+    const std::shared_ptr<SimTransport::Queue> queue = transport_.queue_at(target_);
+    if (!queue) fail("connect to", target_, "Connection refused");
+
+    const auto link = std::make_shared<SimTransport::Link>(source, target_);
+    link->life = scheduler.life();
+    for (SimTransport::Stream& stream : link->streams) {
+      stream.capacity = std::size_t{4'096} << scheduler.random().below(7);
+      stream.last_arrival = scheduler.now();
+    }
+    auto near_end = std::make_unique<SimConnection>(scheduler, link, 0);
+    Time arrives = scheduler.now() + draw_delay(scheduler);
+    if (!queue->arrivals.empty()) arrives = std::max(arrives, queue->arrivals.back().arrives);
+    queue->arrivals.push_back({arrives, std::make_unique<SimConnection>(scheduler, link, 1)});
+    scheduler.wake_all(queue->acceptors);
+    return near_end;
   }
-  auto near_end = std::make_unique<SimConnection>(scheduler_, link, 0);
-  Time arrives = scheduler_.now() + draw_delay(scheduler_);
-  if (!queue->arrivals.empty()) arrives = std::max(arrives, queue->arrivals.back().arrives);
-  queue->arrivals.push_back({arrives, std::make_unique<SimConnection>(scheduler_, link, 1)});
-  scheduler_.wake_all(queue->acceptors);
-  return near_end;
+
+  void close() override {
+    closed_ = true;
+    transport_.scheduler_.wake_all(closing_);
+  }
+
+ private:
+  SimTransport& transport_;
+  std::string target_;
+  const bool is_unix_;
+  Host host_;
+  bool closed_ = false;
+  WaitList closing_{"an answer to a connection"};
+};
+
+std::unique_ptr<Connector> SimTransport::connector(const Address& address) {
+  return std::make_unique<SimConnector>(*this, address);
 }
 
 std::unique_ptr<Listener> SimTransport::listen(const Address& address) {

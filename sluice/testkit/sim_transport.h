@@ -16,10 +16,11 @@ class SimTransport final : public Transport {
  public:
   explicit SimTransport(Scheduler& scheduler) : scheduler_(scheduler) {}
 
-  std::unique_ptr<Connection> connect(const Address& address, Time deadline) override;
+  std::unique_ptr<Connector> connector(const Address& address) override;
   std::unique_ptr<Listener> listen(const Address& address) override;
 
  private:
+  friend class SimConnector;
   friend class SimListener;
   friend class SimConnection;
   struct Stream;

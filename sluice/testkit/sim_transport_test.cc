@@ -121,6 +121,24 @@ TEST(SimTransport, CallsEndAtTheirDeadline) {
   });
 }
 
+TEST(SimTransport, ClosingAConnectorEndsTheWaitForAnAnswer) {
+  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+    Simulation sim(seed, {.message_delay_max = std::chrono::hours(1)});
+    sim.run([&] {
+      const auto listener = sim.transport().listen(Address::tcp("127.0.0.1", 0));
+      const auto connector = sim.transport().connector(listener->address());
+      const Time begun = sim.clock().now();
+      const auto thread =
+          sim.spawn("connects", [&] { EXPECT_EQ(code_of([&] { connector->connect(never); }), Code::network_failed); });
+      if (seed % 2 == 0) sim.wait_for(std::chrono::milliseconds(1));
+      connector->close();
+      connector->close();
+      thread->join();
+      EXPECT_LT(sim.clock().now() - begun, seconds(1));
+    });
+  }
+}
+
 TEST(SimTransport, CloseWakesBlockedCallsAndEndsBothDirections) {
   Simulation sim(3);
   sim.run([&] {

@@ -88,13 +88,6 @@ class SimExecutors final : public Executors {
     scheduler_.wake_one(work_);
   }
 
-  bool help() override {
-    scheduler_.pause();
-    if (tasks_.empty()) return false;
-    take()();
-    return true;
-  }
-
  private:
   // Any of them: no order is promised.
   std::function<void()> take() {

@@ -274,7 +274,6 @@ TEST(Simulation, ExecutorsRunAllTasksInAnyOrder) {
           order.push_back(i);
         });
       }
-      executors->help();
     });
     EXPECT_EQ(std::set<int>(order.begin(), order.end()).size(), 20U);
     orders.insert(order);

@@ -18,13 +18,14 @@ Context local() { return Context{{.master = "local[2]", .partitions = 3, .hash_s
 /// Runs all rounds of a job with one task after the other by `run`.
 template <class Run>
 std::vector<TaskResult> run_job(Engine& engine, const NodePtr& node, const Run& run) {
-  const Round round = plan_round({node}, {false}, engine.shuffles(), engine.blocks());
+  const std::vector<NodePtr> targets{node};
+  const auto tasks = plan_round(Job(targets), engine.shuffles(), engine.blocks());
   std::vector<TaskResult> results;
-  for (std::size_t i = 0; i < round.tasks.size(); ++i) {
+  for (std::size_t i = 0; i < tasks.size(); ++i) {
     TaskId id;
     id.job = 1;
     id.task = static_cast<std::uint32_t>(i);
-    results.push_back(run(round.tasks[i], id));
+    results.push_back(run(tasks[i], id));
   }
   return results;
 }
