@@ -25,6 +25,7 @@
 #include "sluice/api/operators.h"
 #include "sluice/api/rdd.h"
 #include "sluice/api/sink.h"
+#include "sluice/runtime/kill_point.h"
 #include "sluice/stream/driver.h"
 #include "sluice/stream/update_state.h"
 #include "sluice/stream/window_state.h"
@@ -368,7 +369,10 @@ class DStream : public Operators<DStream, T> {
       for (const detail::RestedPtr& part : partitions) detail::append_records(*part, parts);
       SinkBatch batch = *started;
       batch.batch = time;
-      return sink->commit(batch, parts);
+      kill_point("sink.before_commit");
+      std::string said = sink->commit(batch, parts);
+      kill_point("sink.after_commit");
+      return said;
     };
     output.show = shows_all(made);
     output.contract = contract_name(sink->contract());

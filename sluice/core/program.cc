@@ -8,6 +8,7 @@
 #include <set>
 
 #include "sluice/core/stores.h"
+#include "sluice/runtime/kill_point.h"
 
 namespace sluice::detail {
 namespace {
@@ -407,6 +408,7 @@ class Attempt {
       }
     }
     failed_at_.reset();
+    kill_point("task.before_adoption");
     result.adopted = !result.results.empty();
     std::size_t next_writer = 0;
     std::size_t next_block = 0;
@@ -419,7 +421,9 @@ class Attempt {
       }
       result.adopted = result.adopted || is_first;
     }
+    kill_point("task.mid_adoption");
     for (const auto& zip : zips_) zip->commit();
+    kill_point("task.after_adoption");
     result.updates = context_.take_updates();
     return result;
   }

@@ -1,5 +1,7 @@
 #include "sluice/stream/input.h"
 
+#include "sluice/runtime/kill_point.h"
+
 namespace sluice::detail {
 
 NodePtr make_input_node(const OperatorInfoPtr& info, const TypeOps& type, std::vector<Shipped<Source>> sources,
@@ -67,8 +69,11 @@ bool ReceiverChannel::wait_for(Duration duration) {
 
 bool ReceiverChannel::store_block(NewBlock block) {
   if (stopped() || !budget_->acquire(block.bytes)) return false;
+  kill_point("receiver.before_store");
   const std::uint64_t place = put(std::move(block), engine_.runtime().clock().now());
+  kill_point("receiver.after_store");
   if (recorder_ != nullptr) recorder_->wait_durable(place);
+  kill_point("receiver.before_ack");
   return true;
 }
 
