@@ -4,24 +4,22 @@
 //     word_count 127.0.0.1 7777             # another
 //
 // Shows: a receiver, flat_map and reduce_by_key, a window that adds what enters and subtracts what leaves, printing,
-// and an end by Ctrl-C that loses nothing.
+// and an end by Ctrl-C that loses nothing. Started again, it goes on with the window as it was.
 #include <charconv>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
-#include <exception>
 #include <functional>
 #include <string_view>
 #include <utility>
 
-#include "sluice/runtime/process.h"
 #include "sluice/sluice.h"
 
 using namespace std::chrono_literals;
 
 namespace {
 
-void count_words(const char* host, std::uint16_t port) {
+sluice::StreamingContext count_words(const char* host, std::uint16_t port) {
   // The receiver takes a core; "local[2]" leaves one for the tasks. --sluice.master=local[8] overrules it.
   const sluice::Context ctx({.app = "word_count", .master = "local[2]"});
   // A window with an inverse keeps state, which needs a directory: --sluice.checkpoint=DIR overrules this one.
@@ -43,9 +41,7 @@ void count_words(const char* host, std::uint16_t port) {
         std::fflush(stdout);
       });
 
-  const sluice::SignalWatch watch([&ssc](int) { ssc.request_stop(); });  // Ctrl-C: what has come is still counted
-  ssc.start();
-  ssc.await_termination();
+  return ssc;
 }
 
 }  // namespace
@@ -62,11 +58,6 @@ int main(int argc, char** argv) {
                  "Counts the words of lines from a TCP server, for example `nc -lk 127.0.0.1 7777`. Ctrl-C ends it.\n");
     return help ? 0 : 2;
   }
-  try {
-    count_words(argv[1], port);
-    return 0;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "word_count: %s\n", error.what());
-    return 1;
-  }
+  // Starts it; at Ctrl-C what has come is still counted.
+  return sluice::supervise([&] { return count_words(argv[1], port); });
 }

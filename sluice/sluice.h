@@ -5,3 +5,4 @@
 #include "sluice/api/rdd.h"
 #include "sluice/api/settings.h"
 #include "sluice/api/streaming_context.h"
+#include "sluice/api/supervise.h"

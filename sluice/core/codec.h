@@ -124,7 +124,7 @@ class Encoder {
 /// Errors:   SLU-302 where the bytes end too early, SLU-301 where they are no encoding of what is read.
 class Decoder {
  public:
-  explicit Decoder(std::span<const char> bytes, Arena* arena = nullptr)
+  explicit Decoder(std::string_view bytes, Arena* arena = nullptr)
       : begin_(bytes.data()), at_(begin_), end_(begin_ + bytes.size()), arena_(arena) {}
 
   std::uint8_t u8() { return fixed<std::uint8_t>(); }

@@ -124,7 +124,7 @@ class RecordsBuilder {
   /// Reads `count` records from `bytes`, which hold nothing else.
   ///
   /// Errors: SLU-301, SLU-302; records read before stay.
-  void append_decoded(std::span<const char> bytes, std::size_t count) {
+  void append_decoded(std::string_view bytes, std::size_t count) {
     Decoder in(bytes, &contents().arena);
     for (std::size_t i = 0; i < count; ++i) contents().values.push_back(sluice::decode<T>(in));
     in.expect_end();

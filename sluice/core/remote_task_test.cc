@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace sluice::detail {
@@ -21,7 +22,7 @@ class MemoryConnection : public Connection {
     at_ += count;
     return count;
   }
-  void write(std::span<const char> more, Time) override { bytes.append(more.data(), more.size()); }
+  void write(std::string_view more, Time) override { bytes.append(more.data(), more.size()); }
   void close() override {}
   std::string peer() const override { return "memory"; }
   std::string bytes;

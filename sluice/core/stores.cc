@@ -286,7 +286,7 @@ RestedPtr BlockStore::read_back(const BlockId& id, const TypeOps& type) {
     Decoder header({bytes.data(), bytes.size()});
     const bool right_magic = header.u32() == spill_magic;
     const std::uint32_t sum = header.u32();
-    const std::span<const char> body(bytes.data() + spill_header_bytes, bytes.size() - spill_header_bytes);
+    const std::string_view body(bytes.data() + spill_header_bytes, bytes.size() - spill_header_bytes);
     if (!right_magic || crc32c(body) != sum) throw Error(Code::corrupt_data, {.why = path_of(id)});
     Decoder in(body);
     RestedPtr records = RestedRecords::decode_from(in, type);

@@ -39,7 +39,7 @@ std::uint32_t step(std::uint32_t crc, char byte) {
 }
 
 #if defined(__x86_64__)
-__attribute__((target("sse4.2"))) std::uint32_t crc32c_by_instruction(std::span<const char> bytes, std::uint32_t seed) {
+__attribute__((target("sse4.2"))) std::uint32_t crc32c_by_instruction(std::string_view bytes, std::uint32_t seed) {
   std::uint64_t crc = ~seed;
   const char* at = bytes.data();
   const char* const end = at + bytes.size();
@@ -54,7 +54,7 @@ __attribute__((target("sse4.2"))) std::uint32_t crc32c_by_instruction(std::span<
 }
 #endif
 
-using Function = std::uint32_t (*)(std::span<const char>, std::uint32_t);
+using Function = std::uint32_t (*)(std::string_view, std::uint32_t);
 
 Function choose() {
 #if defined(__x86_64__)
@@ -65,14 +65,14 @@ Function choose() {
 
 }  // namespace
 
-std::uint32_t crc32c(std::span<const char> bytes, std::uint32_t seed) {
+std::uint32_t crc32c(std::string_view bytes, std::uint32_t seed) {
   static const Function function = choose();
   return function(bytes, seed);
 }
 
 namespace detail {
 
-std::uint32_t crc32c_by_table(std::span<const char> bytes, std::uint32_t seed) {
+std::uint32_t crc32c_by_table(std::string_view bytes, std::uint32_t seed) {
   std::uint32_t crc = ~seed;
   while (bytes.size() >= 8) {
     std::uint32_t next = 0;
@@ -82,7 +82,7 @@ std::uint32_t crc32c_by_table(std::span<const char> bytes, std::uint32_t seed) {
       next ^= tables[7 - i][(mixed ^ static_cast<unsigned char>(bytes[i])) & 0xFF];
     }
     crc = next;
-    bytes = bytes.subspan(8);
+    bytes.remove_prefix(8);
   }
   for (char byte : bytes) crc = step(crc, byte);
   return ~crc;

@@ -10,7 +10,7 @@ namespace {
 
 std::string base_name(std::string_view path) { return std::string(path.substr(path.find_last_of('/') + 1)); }
 
-void write_synced(FileSystem& files, const std::string& path, std::span<const char> bytes) {
+void write_synced(FileSystem& files, const std::string& path, std::string_view bytes) {
   const std::unique_ptr<File> file = files.create(path);
   file->append(bytes);
   file->sync();
@@ -27,7 +27,7 @@ void remove_temporary(FileSystem& files, const std::string& path) {
 
 }  // namespace
 
-void FileSystem::publish(const std::string& path, std::span<const char> bytes) {
+void FileSystem::publish(const std::string& path, std::string_view bytes) {
   const std::string temporary = temporary_name(path);
   try {
     write_synced(*this, temporary, bytes);
@@ -39,7 +39,7 @@ void FileSystem::publish(const std::string& path, std::span<const char> bytes) {
   sync_directory(parent_path(path));
 }
 
-bool FileSystem::publish_new(const std::string& path, std::span<const char> bytes) {
+bool FileSystem::publish_new(const std::string& path, std::string_view bytes) {
   const std::string temporary = temporary_name(path);
   bool renamed = false;
   try {

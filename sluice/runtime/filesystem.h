@@ -44,11 +44,11 @@ class File {
   /// Reads up to `into.size()` bytes at `offset`; returns how many, 0 at the end of the file. Errors: SLU-401.
   virtual std::size_t read_at(std::uint64_t offset, std::span<char> into) = 0;
   /// Writes all of `bytes` at the end. Errors: SLU-401 (disk full, EIO), after which any part may have been written.
-  virtual void append(std::span<const char> bytes) = 0;
+  virtual void append(std::string_view bytes) = 0;
   /// Writes all of `bytes` at `offset`, over what is there and beyond it; a gap before them reads as zeros. Until the
   /// next sync, a crash leaves any part of them. Only for files of `create`: those of `open_append` refuse it, because
   /// Linux writes at the end of a file opened so, whatever the offset. Errors: SLU-401.
-  virtual void write_at(std::uint64_t offset, std::span<const char> bytes) = 0;
+  virtual void write_at(std::uint64_t offset, std::string_view bytes) = 0;
   /// Returns when all that was written is on the disk. A failed sync ends the process: the kernel may have dropped
   /// the pages, and a second sync would lie (PostgreSQL's fsync lesson).
   virtual void sync() = 0;
@@ -88,10 +88,10 @@ class FileSystem {
   /// Writes `bytes` so that after a crash at any instant `path` holds either the old content or all of the new one:
   /// temporary name, sync, rename, directory sync. The temporary lies beside `path`, its name begins with '.' and ends
   /// with ".tmp"; a crash can leave one behind, which is never read and may be removed by the directory's owner.
-  void publish(const std::string& path, std::span<const char> bytes);
+  void publish(const std::string& path, std::string_view bytes);
   /// The same if nothing has the name `path`; else returns false and changes nothing. So a name can be taken by one of
   /// several processes (compare and set): the next epoch of a directory, for instance.
-  bool publish_new(const std::string& path, std::span<const char> bytes);
+  bool publish_new(const std::string& path, std::string_view bytes);
   /// Removes a directory with all it holds (links, not what they lead to); false when there was none.
   bool remove_all(const std::string& path);
 

@@ -99,13 +99,13 @@ class PosixConnection final : public Connection {
     }
   }
 
-  void write(std::span<const char> bytes, Time deadline) override {
+  void write(std::string_view bytes, Time deadline) override {
     while (!bytes.empty()) {
       const ssize_t count = ::send(socket_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
       const int error = errno;
       if (closed_.load()) throw_failed("write to", peer_, "the connection was closed on this side");
       if (count >= 0) {
-        bytes = bytes.subspan(static_cast<std::size_t>(count));
+        bytes.remove_prefix(static_cast<std::size_t>(count));
         continue;
       }
       if (error == EINTR) continue;

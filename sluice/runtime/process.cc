@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,6 +18,7 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
+#include <cstddef>
 #include <cstdlib>
 #include <ctime>
 #include <mutex>
@@ -108,7 +110,7 @@ class StandardInput final : public Connection {
       if (errno != EINTR && errno != EAGAIN) fail(errno);
     }
   }
-  void write(std::span<const char>, Time) override {
+  void write(std::string_view, Time) override {
     throw Error(Code::network_failed, {.why = "standard input cannot be written to"});
   }
   void close() override {
@@ -338,6 +340,29 @@ SignalWatch::~SignalWatch() {
   ::sigaction(SIGTERM, &state_->old_term, nullptr);
   tell_watch(end_of_watch);
   state_->thread.join();
+}
+
+bool notify_supervisor(std::string_view state) {
+  const std::optional<std::string> path = environment("NOTIFY_SOCKET");
+  if (!path || path->empty()) return false;
+  const auto fail = [&](const char* what) {
+    throw Error(Code::network_failed, {.why = std::string(what) + " " + *path + ": " + detail::errno_text(errno)});
+  };
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path->size() >= sizeof address.sun_path) {
+    errno = ENAMETOOLONG;
+    fail("connect");
+  }
+  path->copy(address.sun_path, path->size());
+  if (address.sun_path[0] == '@') address.sun_path[0] = '\0';  // an abstract name
+  const auto address_bytes = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path->size());
+  const detail::Descriptor socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!socket.is_open()) fail("socket");
+  const ssize_t sent = ::sendto(socket.get(), state.data(), state.size(), MSG_NOSIGNAL,
+                                reinterpret_cast<const sockaddr*>(&address), address_bytes);
+  if (sent < 0) fail("send");
+  return true;
 }
 
 }  // namespace sluice

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -88,5 +89,9 @@ class SignalWatch {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+/// Tells the process's supervisor its state, such as "READY=1", by systemd's protocol: a datagram to the socket that
+/// the environment variable NOTIFY_SOCKET names (sd_notify(3)). False when there is none. Errors: SLU-402.
+bool notify_supervisor(std::string_view state);
 
 }  // namespace sluice

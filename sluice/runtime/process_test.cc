@@ -1,12 +1,16 @@
 #include "sluice/runtime/process.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <csignal>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -310,6 +314,37 @@ TEST(Process, UsesCpuTime) {
 TEST(Process, KnowsItsMemory) {
   EXPECT_GT(resident_bytes(), 100'000u);
   EXPECT_GE(resident_bytes_peak(), resident_bytes() / 2);
+}
+
+TEST(Supervisor, IsToldThroughItsSocket) {
+  ::unsetenv("NOTIFY_SOCKET");
+  EXPECT_FALSE(notify_supervisor("READY=1"));
+  for (const bool abstract : {false, true}) {
+    const std::string path = (abstract ? "@sluice-notify-" : "/tmp/sluice-notify-") + std::to_string(::getpid());
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    path.copy(address.sun_path, path.size());
+    if (abstract) address.sun_path[0] = '\0';
+    const int socket = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    ASSERT_EQ(::bind(socket, reinterpret_cast<const sockaddr*>(&address),
+                     static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size())),
+              0);
+    ::setenv("NOTIFY_SOCKET", path.c_str(), 1);
+    EXPECT_TRUE(notify_supervisor("READY=1"));
+    char told[32] = {};
+    EXPECT_EQ(::recv(socket, told, sizeof told, 0), 7);
+    EXPECT_STREQ(told, "READY=1");
+    ::close(socket);
+    if (!abstract) ::unlink(path.c_str());
+    try {
+      notify_supervisor("READY=1");
+      ADD_FAILURE() << "nobody listens";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Code::network_failed);
+      EXPECT_THAT(error.what(), testing::HasSubstr(path));
+    }
+  }
+  ::unsetenv("NOTIFY_SOCKET");
 }
 
 }  // namespace

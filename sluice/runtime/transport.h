@@ -10,6 +10,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "sluice/runtime/clock.h"
 
@@ -29,7 +30,7 @@ class Connection {
   /// Errors: SLU-402 (reset, closed by us).
   virtual std::optional<std::size_t> read(std::span<char> into, Time deadline) = 0;
   /// Writes all bytes. Errors: SLU-402 (reset, closed by us, deadline passed).
-  virtual void write(std::span<const char> bytes, Time deadline) = 0;
+  virtual void write(std::string_view bytes, Time deadline) = 0;
   /// Ends both directions and wakes blocked calls. May be called more than once.
   virtual void close() = 0;
   virtual std::string peer() const = 0;

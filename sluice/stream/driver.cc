@@ -199,7 +199,8 @@ void Driver::start() {
       const Time now = engine_->runtime().clock().now();
       zero_ = Time((now.time_since_epoch() / options_.interval) * options_.interval);
       if (!options_.checkpoint.empty()) open_directory();
-      resumed_after_ = last_batch_ = std::max(last_batch_, zero_);
+      last_batch_ = std::max(last_batch_, zero_);
+      resumed_after_ = std::max(resumed_after_, zero_);
       if (!options_.dry_run && !options_.replay.has_value()) {
         start_outputs();
         start_inputs(started);
@@ -416,8 +417,13 @@ bool Driver::inputs_ended() {
   return std::all_of(inputs_.begin(), inputs_.end(), [](const InputSlot& slot) { return slot.input->ended(); });
 }
 
+// `last` is no multiple of the interval when batches of another one came before.
+Time Driver::time_after(Time last) const {
+  return zero_ + ((last - zero_) / options_.interval + 1) * options_.interval;
+}
+
 void Driver::run_batches(Time last) {
-  Time time = last + options_.interval;
+  Time time = time_after(last);
   while (wait_for_batch(std::max(time, not_before_))) {
     if (options_.missed == MissedBatches::run && not_before_ != Time{}) {
       // Behind since the start: twice the normal pace until there is no more to catch up with.

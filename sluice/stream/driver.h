@@ -196,7 +196,7 @@ class Driver {
   const std::shared_ptr<ReceiverBudget>& budget() const { return budget_; }
   /// The time before the first batch, of this run or of the first one with this checkpoint directory.
   Time zero() const { return zero_; }
-  /// The last batch of earlier runs; zero() when there is none.
+  /// The last complete batch of earlier runs; zero() when there is none.
   Time resumed_after() const { return resumed_after_; }
   /// Of this run, without those that ran again for their state alone.
   std::size_t batches_completed();
@@ -252,6 +252,7 @@ class Driver {
   void run();
   Time recover();
   Time run_missed(Time last);
+  Time time_after(Time last) const;
   void run_replay();
   void run_batches(Time last);
   void run_batch(const Batch& batch);

@@ -98,7 +98,7 @@ void Driver::set_identities() {
 void Driver::open_directory() {
   whole_base_ = false;
   owed_.clear();
-  last_batch_ = Time{};
+  last_batch_ = resumed_after_ = Time{};
   CheckpointDirectoryOptions options;
   options.path = options_.checkpoint;
   options.app = options_.app;
@@ -128,7 +128,11 @@ void Driver::open_directory() {
   for (const std::string& damage : directory_->damage()) {
     std::fprintf(stderr, "sluice: an older checkpoint is used: %s\n", damage.c_str());
   }
-  if (!journal.batches.empty()) last_batch_ = std::max(last_batch_, journal.batches.rbegin()->first);
+  resumed_after_ = last_batch_;
+  for (const auto& [time, batch] : journal.batches) {
+    last_batch_ = std::max(last_batch_, time);
+    if (batch.complete) resumed_after_ = std::max(resumed_after_, time);
+  }
   owed_ = journal.owed;
 }
 
@@ -176,7 +180,8 @@ void Driver::check_bindings(const Manifest& manifest, const JournalContent& jour
   for (const auto& [time, batch] : journal.batches) {
     if (time > manifest.time && !is_time(time, options_.interval)) {
       throw Error(Code::other_checkpoint, {.why = "batches of an interval of " + to_string(manifest.interval) +
-                                                  " are not finished; start once more with it and stop gracefully"});
+                                                  " came after the newest checkpoint; start once more with it and "
+                                                  "stop gracefully"});
     }
   }
   for (const StreamNodePtr& stream : streams_) {
@@ -447,7 +452,7 @@ Time Driver::recover() {
   for (auto it = journal.batches.upper_bound(saved); it != journal.batches.end(); ++it) {
     {
       const std::lock_guard lock(mutex_);
-      if (stop_requested_) return last;
+      if (stop_requested_ && !graceful_) return last;  // a graceful stop comes after what has been begun
     }
     kill_point("recovery.before_batch");
     run_batch({it->first, &it->second, it->second.complete, false});
@@ -461,7 +466,8 @@ Time Driver::recover() {
 Time Driver::run_missed(Time last) {
   const Time now = engine_->runtime().clock().now();
   const Time due = zero_ + (now - zero_) / options_.interval * options_.interval;
-  if (directory_ == nullptr || due <= last + options_.interval) return last;
+  const Time next = time_after(last);
+  if (directory_ == nullptr || due <= next) return last;
   if (options_.missed == MissedBatches::run) {
     not_before_ = now;
     return last;
@@ -472,10 +478,10 @@ Time Driver::run_missed(Time last) {
   for (const StreamNodePtr& stream : streams_) slide = std::max(slide, stream->slide);
   if (slide == options_.interval) return due - options_.interval;
   const Time until = std::min(last + slide, due - options_.interval);
-  for (Time time = last + options_.interval; time <= until; time += options_.interval) {
+  for (Time time = next; time <= until; time += options_.interval) {
     {
       const std::lock_guard lock(mutex_);
-      if (stop_requested_) return time - options_.interval;
+      if (stop_requested_ && !graceful_) return time - options_.interval;
     }
     run_batch({time, nullptr, false, true});
   }

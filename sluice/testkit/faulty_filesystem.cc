@@ -26,12 +26,12 @@ class FaultyFileSystem::FaultyFile final : public File {
     return base_->read_at(offset, into);
   }
 
-  void append(std::span<const char> bytes) override {
-    write(FileOperation::append, bytes, [&](std::span<const char> part) { base_->append(part); });
+  void append(std::string_view bytes) override {
+    write(FileOperation::append, bytes, [&](std::string_view part) { base_->append(part); });
   }
 
-  void write_at(std::uint64_t offset, std::span<const char> bytes) override {
-    write(FileOperation::write_at, bytes, [&](std::span<const char> part) { base_->write_at(offset, part); });
+  void write_at(std::uint64_t offset, std::string_view bytes) override {
+    write(FileOperation::write_at, bytes, [&](std::string_view part) { base_->write_at(offset, part); });
   }
 
   void sync() override {
@@ -51,10 +51,10 @@ class FaultyFileSystem::FaultyFile final : public File {
 
  private:
   template <class Write>
-  void write(FileOperation operation, std::span<const char> bytes, Write write_part) {
+  void write(FileOperation operation, std::string_view bytes, Write write_part) {
     const std::optional<FileFault> fault = files_.next_fault(operation, path_);
     if (!fault) return write_part(bytes);
-    if (fault == FileFault::short_write) write_part(bytes.first(bytes.size() / 2));
+    if (fault == FileFault::short_write) write_part(bytes.substr(0, bytes.size() / 2));
     throw_fault(*fault, path_);
   }
 

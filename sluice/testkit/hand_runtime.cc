@@ -107,7 +107,7 @@ class HandConnection final : public Connection {
     }
   }
 
-  void write(std::span<const char> bytes, Time deadline) override {
+  void write(std::string_view bytes, Time deadline) override {
     system_->write(bytes, system_deadline(hand_, deadline));
   }
 

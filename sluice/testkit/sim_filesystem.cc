@@ -32,8 +32,6 @@ std::vector<std::string> parts_of(std::string_view path) {
   return parts;
 }
 
-std::string_view text_of(std::span<const char> bytes) { return {bytes.data(), bytes.size()}; }
-
 }  // namespace
 
 /// An unsynced change of the content: `bytes` at its end, `bytes` at `at`, or a cut to the size `at`.
@@ -136,12 +134,12 @@ class SimFile final : public File {
     return content.copy(into.data(), into.size(), static_cast<std::size_t>(offset));
   }
 
-  void append(std::span<const char> bytes) override {
+  void append(std::string_view bytes) override {
     begin_write("write");
     write(Change::Kind::append, 0, bytes);
   }
 
-  void write_at(std::uint64_t offset, std::span<const char> bytes) override {
+  void write_at(std::uint64_t offset, std::string_view bytes) override {
     begin_write("write at");
     if (access_ == SimAccess::append) fail("write at", path_, "it is open for appending only");
     files_.scheduler_.trace(offset);
@@ -184,13 +182,13 @@ class SimFile final : public File {
     if (access_ == SimAccess::read) fail(operation, path_, "Bad file descriptor (opened for reading)");
   }
 
-  void write(Change::Kind kind, std::uint64_t at, std::span<const char> bytes) {
+  void write(Change::Kind kind, std::uint64_t at, std::string_view bytes) {
     Scheduler& scheduler = files_.scheduler_;
     const bool fails = scheduler.random().chance(scheduler.options().write_failure);
-    if (fails) bytes = bytes.first(static_cast<std::size_t>(scheduler.random().below(bytes.size() + 1)));
-    scheduler.trace(text_of(bytes));
+    if (fails) bytes = bytes.substr(0, static_cast<std::size_t>(scheduler.random().below(bytes.size() + 1)));
+    scheduler.trace(bytes);
     node_->modified = scheduler.now();
-    if (!bytes.empty()) node_->change({.kind = kind, .at = at, .bytes = std::string(text_of(bytes))});
+    if (!bytes.empty()) node_->change({.kind = kind, .at = at, .bytes = std::string(bytes)});
     if (fails) fail("write", path_, "No space left on device");
   }
 

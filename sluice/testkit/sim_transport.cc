@@ -144,7 +144,7 @@ class SimConnection final : public Connection {
     }
   }
 
-  void write(std::span<const char> bytes, Time deadline) override {
+  void write(std::string_view bytes, Time deadline) override {
     begin("write to");
     scheduler_.trace(std::string_view(bytes.data(), bytes.size()));
     SimTransport::Stream& stream = link_->streams[1 - side_];
@@ -170,7 +170,7 @@ class SimConnection final : public Connection {
       stream.last_arrival = std::max(stream.last_arrival, scheduler_.now() + draw_delay(scheduler_));
       stream.pieces.push_back({stream.last_arrival, std::string(bytes.data(), size)});
       stream.unread += size;
-      bytes = bytes.subspan(size);
+      bytes.remove_prefix(size);
       scheduler_.wake_all(stream.readers);
     }
   }

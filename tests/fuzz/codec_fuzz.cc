@@ -51,7 +51,7 @@ struct sluice::codec<sluice_fuzz::Tree> {
 namespace {
 
 template <class T>
-void read(std::span<const char> bytes, sluice::Arena* arena) {
+void read(std::string_view bytes, sluice::Arena* arena) {
   try {
     sluice::Decoder in(bytes, arena);
     T value = sluice::decode<T>(in);
@@ -68,7 +68,7 @@ void read(std::span<const char> bytes, sluice::Arena* arena) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  const std::span bytes(reinterpret_cast<const char*>(data), size);
+  const std::string_view bytes(reinterpret_cast<const char*>(data), size);
   sluice::Arena arena;
   for (sluice::Arena* where : {static_cast<sluice::Arena*>(nullptr), &arena}) {
     read<sluice_fuzz::Row>(bytes, where);

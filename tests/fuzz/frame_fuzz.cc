@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "sluice/core/remote_task.h"
 #include "sluice/runtime/errors.h"
@@ -16,20 +17,20 @@ namespace {
 /// Gives `content` in pieces of 1 to 7 bytes; keeps what is written.
 class MemoryConnection : public sluice::Connection {
  public:
-  explicit MemoryConnection(std::span<const char> content) : content_(content) {}
+  explicit MemoryConnection(std::string_view content) : content_(content) {}
   std::optional<std::size_t> read(std::span<char> into, sluice::Time) override {
     const std::size_t count = std::min({into.size(), 1 + at_ % 7, content_.size() - at_});
     if (count != 0) std::memcpy(into.data(), content_.data() + at_, count);
     at_ += count;
     return count;
   }
-  void write(std::span<const char> bytes, sluice::Time) override { written.append(bytes.data(), bytes.size()); }
+  void write(std::string_view bytes, sluice::Time) override { written.append(bytes.data(), bytes.size()); }
   void close() override {}
   std::string peer() const override { return "memory"; }
   std::string written;
 
  private:
-  std::span<const char> content_;
+  std::string_view content_;
   std::size_t at_ = 0;
 };
 
@@ -38,7 +39,7 @@ class MemoryConnection : public sluice::Connection {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  const std::span bytes(reinterpret_cast<const char*>(data), size);
+  const std::string_view bytes(reinterpret_cast<const char*>(data), size);
   MemoryConnection connection(bytes);
   try {
     while (const auto payload = sluice::detail::read_frame(connection, sluice::Time::max())) {
