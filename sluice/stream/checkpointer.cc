@@ -7,6 +7,7 @@
 
 #include "sluice/runtime/errors.h"
 #include "sluice/runtime/kill_point.h"
+#include "sluice/stream/state_chain.h"
 
 namespace sluice::detail {
 namespace {
