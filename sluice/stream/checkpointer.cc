@@ -132,6 +132,8 @@ struct Checkpointer::State {
       try {
         each = read_manifest(files(), path);
       } catch (const Error& error) {
+        // One that cannot be read now may be whole, and so its files must not be taken for nobody's (C2).
+        if (!is_damage(error)) throw;
         // Damaged: no recovery will use it. It stays for whoever wants to see what has happened to it, as long as those
         // beside it, whose files it may share.
         if (kept.size() > kept_besides) files().remove(path);
