@@ -60,6 +60,9 @@ class Runtime {
   virtual std::unique_ptr<Executors> executors(std::size_t cores) = 0;
   /// A seed for a new `Random`: from the system, or from the simulation's seed.
   virtual std::uint64_t random_seed() = 0;
+  /// Tells the processes apart that live one after the other on a simulated machine: what one of them left in static
+  /// variables is nothing to the next. The real world has one.
+  virtual std::uint64_t process() const { return 0; }
 
   /// Blocks for `duration` of the runtime's time. For retry delays of receivers; the engine itself waits on conditions.
   void wait_for(Duration duration);

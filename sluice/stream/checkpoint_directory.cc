@@ -69,10 +69,33 @@ CheckpointDirectory::CheckpointDirectory(Runtime& runtime, CheckpointDirectoryOp
   read_format();
   if (!options_.read_only) take_epoch();
   content_ = read_journal(runtime_.files(), options_.path + "/journal");
+  wal_content_ = read_log(runtime_.files(), wal_path(), last_log_segment(runtime_.files(), wal_path()),
+                          [](const LogHandle&, std::string_view) {});
+  drop_blocks_without_bytes();
   find_manifest(std::nullopt);
 }
 
 CheckpointDirectory::~CheckpointDirectory() = default;
+
+// Journal and log of blocks are synced at the same time, so a crash may leave a block's record without its bytes. Such
+// a block was never acknowledged to its source, and no batch that names it has been seen by anyone.
+void CheckpointDirectory::drop_blocks_without_bytes() {
+  std::map<std::pair<std::uint64_t, std::uint64_t>, std::uint64_t> ends;
+  for (const LogSegment& segment : wal_content_.segments) ends[{segment.epoch, segment.number}] = segment.end;
+  for (auto& [input, blocks] : content_.blocks) {
+    std::erase_if(blocks, [&](const auto& each) {
+      const std::optional<LogHandle>& handle = each.second.handle;
+      if (!handle) return true;
+      const auto segment = ends.find({handle->epoch, handle->segment});
+      return segment == ends.end() || handle->offset + handle->bytes > segment->second;
+    });
+    // What a receiver said with a block that is gone is not where its source must be read on.
+    JournalContent::Told& told = content_.receivers[input];
+    for (const auto& [number, block] : blocks) {
+      if (number >= told.number && !block.position.empty()) told = {number, block.position};
+    }
+  }
+}
 
 void CheckpointDirectory::read_format() {
   FileSystem& files = runtime_.files();
@@ -189,12 +212,10 @@ bool CheckpointDirectory::read_state(const std::function<void(const CheckpointOp
 void CheckpointDirectory::begin_run(Time zero, std::vector<std::string> inputs, std::vector<std::string> outputs,
                                     bool whole_base) {
   const auto is_fenced = [this] { return fenced(); };
+  sync_log(runtime_.files(), wal_path(), wal_content_);
   if (options_.wal) {
-    const std::string path = wal_path();
-    const LogContent before = read_log(runtime_.files(), path, last_log_segment(runtime_.files(), path),
-                                       [](const LogHandle&, std::string_view) {});
     // Receivers' memory bounds what is not durable yet.
-    wal_ = std::make_unique<Log>(runtime_, path, before,
+    wal_ = std::make_unique<Log>(runtime_, wal_path(), wal_content_,
                                  LogOptions{.epoch = epoch_,
                                             .segment_bytes = 64 << 20,
                                             .fenced = is_fenced,
@@ -203,7 +224,10 @@ void CheckpointDirectory::begin_run(Time zero, std::vector<std::string> inputs, 
   }
   journal_ = std::make_unique<Journal>(
       runtime_, options_.path + "/journal", content_,
-      RunRecord{epoch_, options_.build, zero, options_.interval, std::move(inputs), std::move(outputs)}, is_fenced);
+      RunRecord{epoch_, options_.build, zero, options_.interval, std::move(inputs), std::move(outputs)}, is_fenced,
+      [this] {
+        if (wal_ != nullptr) wal_->wait_durable(wal_->end());
+      });
   Checkpointer::Options checkpoints;
   checkpoints.directory = options_.path;
   checkpoints.epoch = epoch_;

@@ -95,6 +95,7 @@ class CheckpointDirectory {
   void read_format();
   void take_epoch();
   void find_manifest(std::optional<Time> before);
+  void drop_blocks_without_bytes();
 
   Runtime& runtime_;
   const CheckpointDirectoryOptions options_;
@@ -103,6 +104,7 @@ class CheckpointDirectory {
   std::optional<Manifest> manifest_;
   std::set<std::string> unreadable_;
   std::vector<std::string> damage_;
+  LogContent wal_content_;
   std::unique_ptr<Log> wal_;
   std::unique_ptr<Journal> journal_;
   std::unique_ptr<Checkpointer> checkpointer_;

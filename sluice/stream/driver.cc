@@ -13,7 +13,7 @@ namespace {
 /// Checkpoint directories of the contexts that run in this process (LC-06).
 struct ActiveDirectories {
   std::mutex mutex;
-  std::set<std::string> in_use;
+  std::set<std::pair<std::uint64_t, std::string>> in_use;  // with their process, see Runtime::process
 };
 ActiveDirectories& active_directories() {
   static ActiveDirectories& instance = *new ActiveDirectories;
@@ -188,7 +188,7 @@ void Driver::start() {
   if (!options_.checkpoint.empty()) {
     ActiveDirectories& active = active_directories();
     const std::lock_guard lock(active.mutex);
-    if (!active.in_use.insert(options_.checkpoint).second) {
+    if (!active.in_use.emplace(engine_->runtime().process(), options_.checkpoint).second) {
       throw Error(Code::already_active, {.why = options_.checkpoint});
     }
   }
@@ -217,7 +217,7 @@ void Driver::start() {
   } catch (...) {
     ActiveDirectories& active = active_directories();
     const std::lock_guard lock(active.mutex);
-    active.in_use.erase(options_.checkpoint);
+    active.in_use.erase({engine_->runtime().process(), options_.checkpoint});
     throw;
   }
   add_internal_outputs();
@@ -384,7 +384,7 @@ void Driver::end(const std::exception_ptr& error) {
   if (!options_.checkpoint.empty()) {
     ActiveDirectories& active = active_directories();
     const std::lock_guard lock(active.mutex);
-    active.in_use.erase(options_.checkpoint);
+    active.in_use.erase({engine_->runtime().process(), options_.checkpoint});
   }
   const std::lock_guard lock(mutex_);
   // What a stop that was asked for cut off is no error.

@@ -51,6 +51,8 @@ struct InputStart {
   std::uint64_t number_before = 0;
   /// What the receiver said last of its source's position.
   std::string position;
+  /// What is chosen is kept in a checkpoint directory.
+  bool is_kept = false;
   /// The stream goes on where an earlier run has stopped: `load` has been called.
   bool resumes = false;
 };

@@ -70,8 +70,9 @@ class Reader {
     }
     for (std::size_t left = in.count(); left > 0; --left) {
       const std::string name(in.text());
-      const std::uint64_t number = in.varint();
-      told(name, number, in.text());
+      JournalContent::Told& told = content_.receivers[name];
+      told.number = in.varint();
+      told.position = std::string(in.text());
     }
     if (content_.interval <= Duration{}) in.fail_corrupt("a run has no interval");
   }
@@ -85,7 +86,6 @@ class Reader {
     block.stored = read_time(in);
     block.handle = decode<std::optional<LogHandle>>(in);
     block.position = std::string(in.text());
-    told(input, block.number, block.position);
     content_.blocks[input].emplace(block.number, std::move(block));
   }
 
@@ -118,14 +118,6 @@ class Reader {
     std::erase(content_.owed, OwedOutput{time, output});
   }
 
-  // A receiver may have told more while the run record at the head of a segment was made.
-  void told(const std::string& input, std::uint64_t number, std::string_view position) {
-    JournalContent::Told& last = content_.receivers[input];
-    if (number < last.number) return;
-    last.number = number;
-    if (!position.empty()) last.position = position;
-  }
-
   const std::string& name_of(Decoder& in, const std::vector<std::string>& names) {
     const std::uint64_t index = in.varint();
     if (index >= names.size()) in.fail_corrupt("a record of the journal names something its run does not have");
@@ -153,8 +145,9 @@ JournalContent read_journal(FileSystem& files, const std::string& directory) {
 }
 
 Journal::Journal(Runtime& runtime, const std::string& directory, const JournalContent& content, RunRecord run,
-                 std::function<bool()> fenced)
+                 std::function<bool()> fenced, std::function<void()> wait_for_blocks)
     : run_(std::move(run)),
+      wait_for_blocks_(std::move(wait_for_blocks)),
       log_(runtime, directory, content.log,
            // Segments end when this class says so: each begins with a run record.
            {.epoch = run_.epoch,
@@ -163,9 +156,9 @@ Journal::Journal(Runtime& runtime, const std::string& directory, const JournalCo
             .pending_bytes_max = ~std::uint64_t{0},
             .name = "journal"}),
       unallocated_(run_.inputs.size()),
-      sinks_(content.sinks),
-      receivers_(content.receivers) {
-  for (const OwedOutput& owed : content.owed) owed_[owed] = 0;
+      sinks_(content.sinks) {
+  owed_.insert(content.owed.begin(), content.owed.end());
+  for (const auto& [name, told] : content.receivers) receivers_[name] = {told, 0};
   // Everything recorded before lies in the segments before this run's first one.
   const std::uint64_t before = log_.segment() == 0 ? 0 : log_.segment() - 1;
   const auto wal_segment_of = [](const RecordedBlock& block) {
@@ -201,7 +194,8 @@ LogPosition Journal::append(const Encoder& record) {
   return at;
 }
 
-LogPosition Journal::append_run() {
+// What must be known of earlier segments is said again, so that they can go.
+void Journal::append_run() {
   Encoder out = begin(Event::run);
   out.u64(run_.epoch);
   out.u64(run_.build);
@@ -209,10 +203,11 @@ LogPosition Journal::append_run() {
   out.u64(static_cast<std::uint64_t>(run_.interval.count()));
   encode(run_.inputs, out);
   encode(run_.outputs, out);
+  std::map<std::string, ToldIn> receivers;
   {
     const std::lock_guard lock(mutex_);
     out.varint(owed_.size());
-    for (const auto& [owed, segment] : owed_) {
+    for (const OwedOutput& owed : owed_) {
       out.u64(to_number(owed.time));
       out.text(owed.output);
     }
@@ -221,15 +216,23 @@ LogPosition Journal::append_run() {
       out.text(name);
       out.text(said);
     }
-    out.varint(receivers_.size());
-    for (const auto& [name, told] : receivers_) {
-      out.text(name);
-      out.varint(told.number);
-      out.text(told.position);
-    }
+    receivers = receivers_;
     bytes_in_segment_ = 0;
   }
-  return log_.append_in_new_segment(out.view());
+  out.varint(receivers.size());
+  for (const auto& [name, told] : receivers) {
+    out.text(name);
+    out.varint(told.number);
+    out.text(told.position);
+  }
+  // A position is only good with its block, and here it is said without it.
+  wait_for_blocks_();
+  const LogPosition at = log_.append_in_new_segment(out.view());
+  const std::lock_guard lock(mutex_);
+  for (const auto& [name, told] : receivers) {
+    ToldIn& now = receivers_[name];
+    if (now.number == told.number) now.segment = at.handle.segment;
+  }
 }
 
 LogPosition Journal::block(std::size_t input, const RecordedBlock& block) {
@@ -244,9 +247,9 @@ LogPosition Journal::block(std::size_t input, const RecordedBlock& block) {
   const LogPosition at = append(out);
   const std::lock_guard lock(mutex_);
   unallocated_[input][block.number] = {at.handle.segment, block.handle ? block.handle->segment : ~std::uint64_t{0}};
-  JournalContent::Told& told = receivers_[run_.inputs[input]];
-  told.number = std::max(told.number, block.number);
-  if (!block.position.empty()) told.position = block.position;
+  ToldIn& told = receivers_[run_.inputs[input]];
+  if (!block.position.empty() && block.number >= told.number)
+    told = {{block.number, block.position}, at.handle.segment};
   return at;
 }
 
@@ -283,7 +286,7 @@ LogPosition Journal::output(Time time, std::size_t output, bool done, std::strin
   out.text(sink);
   const LogPosition at = append(out);
   const std::lock_guard lock(mutex_);
-  if (!done) owed_[{time, run_.outputs[output]}] = at.handle.segment;
+  if (!done) owed_.insert({time, run_.outputs[output]});
   if (!sink.empty()) sinks_[run_.outputs[output]] = sink;
   return at;
 }
@@ -316,6 +319,7 @@ void Journal::forget(Time time) {
     for (const auto& blocks : unallocated_) {
       for (const auto& [number, alive] : blocks) needed = std::min(needed, alive.segment);
     }
+    for (const auto& [name, told] : receivers_) needed = std::min(needed, told.segment);
   }
   log_.remove_before(needed);
   if (roll) append_run();

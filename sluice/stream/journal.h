@@ -27,6 +27,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -83,7 +84,8 @@ struct JournalContent {
   std::map<std::string, std::map<std::uint64_t, RecordedBlock>> blocks;
   /// The same: numbers that some batch has.
   std::map<std::string, std::map<std::uint64_t, Time>> allocated;
-  /// By identity of the input: the number of the last block and the last position its receiver told.
+  /// By identity of the input: the last position that its receiver told in segments that may have gone, and the number
+  /// of the block that it came with. Later blocks have theirs with them.
   struct Told {
     std::uint64_t number = 0;
     std::string position;
@@ -110,9 +112,10 @@ struct RunRecord {
 /// See the head of this file.
 class Journal {
  public:
-  /// Goes on after `content`, which must be what `read_journal` gave.
+  /// Goes on after `content`, which must be what `read_journal` gave. `wait_for_blocks` returns when the bytes of all
+  /// blocks that have been recorded are durable.
   Journal(Runtime& runtime, const std::string& directory, const JournalContent& content, RunRecord run,
-          std::function<bool()> fenced);
+          std::function<bool()> fenced, std::function<void()> wait_for_blocks);
 
   /// Of the input with that index in the run record.
   LogPosition block(std::size_t input, const RecordedBlock& block);
@@ -138,16 +141,21 @@ class Journal {
     std::uint64_t wal_segment = ~std::uint64_t{0};
   };
   LogPosition append(const class Encoder& record);
-  LogPosition append_run();
+  void append_run();
 
   const RunRecord run_;
+  const std::function<void()> wait_for_blocks_;
   Log log_;
   std::mutex mutex_;  // guards what follows; not held across calls of the log that may wait
   std::map<Time, Alive> batches_;
   std::vector<std::map<std::uint64_t, Alive>> unallocated_;
-  std::map<OwedOutput, std::uint64_t> owed_;
+  std::set<OwedOutput> owed_;
   std::map<std::string, std::string> sinks_;
-  std::map<std::string, JournalContent::Told> receivers_;
+  /// With the segment that says it.
+  struct ToldIn : JournalContent::Told {
+    std::uint64_t segment = 0;
+  };
+  std::map<std::string, ToldIn> receivers_;
   std::uint64_t bytes_in_segment_ = 0;
 };
 

@@ -60,7 +60,19 @@ std::uint32_t fill_checksums(Run& run, std::uint64_t epoch) {
   return group_checksum;
 }
 
+// Its name, too: a chain whose older end is lost would be refused.
+void sync_segment(FileSystem& files, const std::string& directory, const std::string& path) {
+  const std::unique_ptr<File> segment = files.open(path);
+  if (!segment) throw Error(Code::truncated_data, {.why = path + " is missing: the log was to go on after it"});
+  segment->sync();
+  files.sync_directory(directory);
+}
+
 }  // namespace
+
+void sync_log(FileSystem& files, const std::string& directory, const LogContent& content) {
+  if (!content.segments.empty()) sync_segment(files, directory, content.segments.back().path);
+}
 
 // Threads: `mutex` guards the members up to `asleep`; the rest is constant, or the log's thread's own.
 struct Log::State {
@@ -84,7 +96,6 @@ struct Log::State {
   void commit(const Run& run, std::uint32_t group_checksum);
   std::uint64_t removal_due() const;
   void remove_segments(std::uint64_t below);
-  void remove_commit_files(const std::set<std::uint64_t>& epochs);
 
   Runtime& runtime;
   const std::string directory;
@@ -294,13 +305,7 @@ void Log::State::check_fenced() {
 void Log::State::begin_log() {
   FileSystem& files = runtime.files();
   files.make_directories(directory);
-  if (!last_old_path.empty()) {
-    // L6. Its name, too: a chain whose older end is lost would be refused.
-    const std::unique_ptr<File> old = files.open(last_old_path);
-    if (!old) throw Error(Code::truncated_data, {.why = last_old_path + " is missing: the log was to go on after it"});
-    old->sync();
-    files.sync_directory(directory);
-  }
+  if (!last_old_path.empty()) sync_segment(files, directory, last_old_path);  // L6
   const std::string path = log_commit_path(directory, options.epoch);
   if (files.stat(path)) {
     throw Error(Code::bad_argument, {.why = path + " is there: another owner has had this epoch"});
@@ -379,8 +384,11 @@ std::uint64_t Log::State::removal_due() const {
 
 void Log::State::remove_segments(std::uint64_t below) {
   check_fenced();
-  kill_point(options.name, ".before_remove");
   FileSystem& files = runtime.files();
+  // First it is noted: a segment that is missing without that is damage.
+  files.create(log_removal_path(directory, below));
+  files.sync_directory(directory);
+  kill_point(options.name, ".before_remove");
   const auto entries = files.list(directory).value_or(std::vector<FileInfo>{});
   std::set<std::uint64_t> epochs_left;
   for (const FileInfo& entry : entries) {
@@ -395,6 +403,10 @@ void Log::State::remove_segments(std::uint64_t below) {
     kill_point(options.name, ".mid_remove");
     const std::lock_guard lock(mutex);
     segments_removed += removed;
+  }
+  for (const FileInfo& entry : entries) {
+    const auto noted = parse_log_removal_path(entry.path);
+    if (noted && *noted < below) files.remove(entry.path);
   }
   // As long as there is no commit of this owner, that of the last one counts.
   for (const FileInfo& entry : entries) {

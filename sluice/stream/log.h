@@ -21,7 +21,8 @@
 //  L5. After an operation on files that failed nothing more is written: every later call fails with that error. A
 //      failed sync ends the process (FileSystem).
 //  L6. What is read may have been written by a process that died before its sync, and not be on the disk. A new owner
-//      syncs it before its own first segment says that it is part of the log.
+//      syncs it before its own first segment says that it is part of the log. Who uses it without appending anything
+//      calls `sync_log` before.
 //
 // Threads: append, wait_durable and durable from all threads; the log's own thread alone touches the disk.
 #pragma once
@@ -104,6 +105,9 @@ struct LogContent {
 /// that is not older than `from_segment`; SLU-303 a newer format; SLU-401; what `record` throws.
 LogContent read_log(FileSystem& files, const std::string& directory, std::uint64_t from_segment,
                     const std::function<void(const LogHandle&, std::string_view)>& record);
+
+/// Makes durable what `content`, which `read_log` gave, has (L6).
+void sync_log(FileSystem& files, const std::string& directory, const LogContent& content);
 
 /// The largest number that a segment in the directory has by its name; 0: there is none. Reading from there on finds
 /// the end of a log without reading all of it.

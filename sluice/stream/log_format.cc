@@ -28,6 +28,8 @@ std::string segment_name(LogSegmentId segment) { return padded(segment.epoch) + 
 
 std::string commit_name(std::uint64_t epoch) { return "commit-" + padded(epoch); }
 
+std::string removal_name(std::uint64_t below) { return "removed-before-" + padded(below); }
+
 // Of what has been checked to be digits and no more by writing it again.
 std::uint64_t number_of(std::string_view digits) {
   std::uint64_t number = 0;
@@ -62,6 +64,17 @@ std::string log_segment_path(const std::string& directory, LogSegmentId segment)
 
 std::string log_commit_path(const std::string& directory, std::uint64_t epoch) {
   return directory + "/" + commit_name(epoch);
+}
+
+std::string log_removal_path(const std::string& directory, std::uint64_t below) {
+  return directory + "/" + removal_name(below);
+}
+
+std::optional<std::uint64_t> parse_log_removal_path(std::string_view path) {
+  const std::string_view name = last_part(path);
+  const std::uint64_t below = number_of(name.substr(std::min(name.rfind('-'), name.size() - 1) + 1));
+  if (removal_name(below) != name) return std::nullopt;
+  return below;
 }
 
 std::optional<LogSegmentId> parse_log_segment_path(std::string_view path) {

@@ -45,9 +45,12 @@ struct LogCommit {
 
 std::string log_segment_path(const std::string& directory, LogSegmentId segment);
 std::string log_commit_path(const std::string& directory, std::uint64_t epoch);
+/// An empty file: the segments with smaller numbers are not needed any more, and may be missing.
+std::string log_removal_path(const std::string& directory, std::uint64_t below);
 /// What the last part of a path says; nullopt for the names of other files.
 std::optional<LogSegmentId> parse_log_segment_path(std::string_view path);
 std::optional<std::uint64_t> parse_log_commit_path(std::string_view path);
+std::optional<std::uint64_t> parse_log_removal_path(std::string_view path);
 
 std::string encode_log_segment_header(LogSegmentId segment, const LogLink& before);
 /// nullopt when the bytes are no header of that segment. Errors: SLU-303 naming `path`, for a newer version.

@@ -120,7 +120,8 @@ class LogReader {
     for (std::size_t i = 0; i < chain_.size(); ++i) {
       content.segments.push_back({chain_[i].id.epoch, chain_[i].id.number, chain_[i].path, end_of(i)});
     }
-    content.next_segment = std::max<std::uint64_t>(chain_.empty() ? 1 : chain_.back().id.number + 1, from_segment_);
+    content.next_segment =
+        std::max<std::uint64_t>({chain_.empty() ? 1 : chain_.back().id.number + 1, from_segment_, removed_below_});
     content.torn_bytes = torn_bytes_;
     return content;
   }
@@ -133,6 +134,7 @@ class LogReader {
       if (epoch) commits_[*epoch] = read_commits(files_, *epoch, file.path);
     }
     for (FileInfo& file : files_.list(directory_).value_or(std::vector<FileInfo>{})) {
+      if (const auto below = parse_log_removal_path(file.path)) removed_below_ = std::max(removed_below_, *below);
       const std::optional<LogSegmentId> id = parse_log_segment_path(file.path);
       if (!id) continue;
       segments_[*id] = std::move(file.path);
@@ -204,7 +206,7 @@ class LogReader {
       const Segment& after = chain_.back();
       const LogLink& link = after.before;
       if (link.segment.number == 0) break;
-      const bool needed = link.segment.number >= from_segment_;
+      const bool needed = link.segment.number >= std::max(from_segment_, removed_below_);
       const auto at = segments_.find(link.segment);
       if (at == segments_.end()) {
         if (needed) throw_missing(log_segment_path(directory_, link.segment), after.path + " follows on it");
@@ -305,6 +307,7 @@ class LogReader {
   const std::string& directory_;
   const std::uint64_t from_segment_;
   const RecordFunction& record_;
+  std::uint64_t removed_below_ = 0;
   std::map<std::uint64_t, Commits> commits_;      // by epoch, one for each owner that has a file
   std::map<LogSegmentId, std::string> segments_;  // their paths
   std::vector<Segment> chain_;

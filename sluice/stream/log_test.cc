@@ -325,14 +325,16 @@ TEST_F(LogTest, RemovesOldSegmentsButTheNewestDurable) {
     log.remove_before(log.segment());
     while (log.segments_removed() < 2) sim_.pause();
     sim_.wait_for(std::chrono::hours(1));
-    EXPECT_THAT(names(), ElementsAre("0000000001-0000000003.log", "commit-0000000001"));
+    EXPECT_THAT(names(), ElementsAre("0000000001-0000000003.log", "commit-0000000001", "removed-before-0000000003"));
     // Its successor takes its place.
     log.append("d");
     while (log.segments_removed() < 3) sim_.pause();
     EXPECT_EQ(log.segments_removed(), 3u);
   });
-  EXPECT_THAT(names(), ElementsAre("0000000001-0000000004.log", "commit-0000000001"));
-  EXPECT_THAT(read_all(files_, 4).texts, ElementsAre("d"));
+  EXPECT_THAT(names(), ElementsAre("0000000001-0000000004.log", "commit-0000000001", "removed-before-0000000004"));
+  EXPECT_THAT(read_all(files_).texts, ElementsAre("d"));
+  // That they were removed is noted; else it is damage that they are missing.
+  files_.remove("/ckpt/log/removed-before-0000000004");
   EXPECT_EQ(code_of([&] { read_all(files_, 3); }), Code::truncated_data);
 }
 
@@ -384,11 +386,12 @@ TEST_F(LogTest, ANewOwnerRemovesWhatItsPredecessorsLeft) {
     log.remove_before(log.segment());
     while (log.segments_removed() < 2) sim_.pause();
     sim_.wait_for(std::chrono::hours(1));
-    EXPECT_THAT(names(), ElementsAre("0000000002-0000000003.log", "commit-0000000001", "commit-0000000002"));
+    EXPECT_THAT(names(), ElementsAre("0000000002-0000000003.log", "commit-0000000001", "commit-0000000002",
+                                     "removed-before-0000000003"));
     log.append("d");
     while (log.segments_removed() < 3) sim_.pause();
   });
-  EXPECT_THAT(names(), ElementsAre("0000000003-0000000004.log", "commit-0000000003"));
+  EXPECT_THAT(names(), ElementsAre("0000000003-0000000004.log", "commit-0000000003", "removed-before-0000000004"));
 }
 
 TEST_F(LogTest, AnEpochIsTakenOnce) {

@@ -389,6 +389,7 @@ void Driver::start_inputs(std::size_t& started) {
   for (; started < inputs_.size(); ++started) {
     InputSlot& slot = inputs_[started];
     InputStart start;
+    start.is_kept = true;
     start.wal_directory = directory_->wal_path();
     start.number_before = directory_->first_block_number();
     if (slot.input->receivers() > 0) start.recorder = directory_->recorder(started);

@@ -60,6 +60,7 @@ class TextFilesInput final : public Input {
     if (!files.has_value()) {
       throw Error(Code::not_a_directory, {.why = directory_ + " is missing or no directory"});
     }
+    is_kept_ = start.is_kept;
     // A run before this one knew which files it had taken or left out; those that came since are new.
     if (start.resumes) return;
     known_.clear();
@@ -88,6 +89,13 @@ class TextFilesInput final : public Input {
       tell(told, "listing failed (" + std::to_string(++listing_failures_) + " times so far): " + failure);
     }
     if (chosen.empty()) return {};
+    // After a crash of the machine a file must not have the name back under which its writer moved it here: that one
+    // would move it again.
+    try {
+      if (is_kept_) engine.runtime().files().sync_directory(directory_);
+    } catch (const Error& error) {
+      tell(told, "new names may be lost in a crash of the machine: " + error.details().why);
+    }
     Encoder out;
     out.varint(chosen.size());
     for (const FileInfo& file : chosen) save_file(file, out);
@@ -262,6 +270,7 @@ class TextFilesInput final : public Input {
   const std::size_t partitions_max_;
   std::map<std::string, Known> known_;        // listed files that were taken, or lay there at start()
   std::map<std::string, Settling> settling_;  // listed files that are waited for
+  bool is_kept_ = false;
   std::uint64_t listing_failures_ = 0;
   std::uint64_t changed_count_ = 0;
 };

@@ -1,6 +1,7 @@
 #include "sluice/testkit/sim_scheduler.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <exception>
 
@@ -12,6 +13,11 @@ Scheduler::Scheduler(std::uint64_t seed, const SimulationOptions& options)
     : options_(options), random_(seed), spurious_wakeups_(random_.chance(0.5)), now_(options.start) {}
 
 Scheduler::~Scheduler() { end_life(); }
+
+std::uint64_t Scheduler::next_process() {
+  static std::atomic<std::uint64_t> count{0};
+  return ++count;
+}
 
 void Scheduler::trace(std::string_view text) {
   trace(text.size());
@@ -187,6 +193,7 @@ void Scheduler::end_life() {
   deadlines_.clear();
   crash_reason_.clear();
   ++life_;
+  process_ = next_process();
 }
 
 void Scheduler::remove(SimFiber& fiber) {

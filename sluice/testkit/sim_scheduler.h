@@ -73,6 +73,8 @@ class Scheduler final : public Clock {
   std::uint64_t steps() const { return steps_; }
   /// The number of this life (S3).
   std::uint64_t life() const { return life_; }
+  /// A number that no other life of any simulation in this process has; no part of any decision.
+  std::uint64_t process() const { return process_; }
 
   void run(std::function<void()> body);
   void crash_after(std::uint64_t steps) { crash_step_ = steps_ + steps; }
@@ -117,6 +119,8 @@ class Scheduler final : public Clock {
   std::uint64_t steps_ = 0;
   std::uint64_t crash_step_ = UINT64_MAX;
   std::uint64_t life_ = 1;
+  std::uint64_t process_ = next_process();
+  static std::uint64_t next_process();
   std::uint64_t fiber_count_ = 0;
   bool running_ = false;
   std::string crash_reason_;

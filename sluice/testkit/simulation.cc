@@ -175,6 +175,8 @@ std::unique_ptr<Executors> Simulation::executors(std::size_t cores) {
   return std::make_unique<detail::SimExecutors>(state_->scheduler, ++state_->executors_count, cores);
 }
 
+std::uint64_t Simulation::process() const { return state_->scheduler.process(); }
+
 std::uint64_t Simulation::random_seed() { return state_->scheduler.random().next(); }
 
 }  // namespace sluice::testing

@@ -88,6 +88,7 @@ class Simulation : public Runtime {
   std::unique_ptr<Condition> condition() override;
   std::unique_ptr<Executors> executors(std::size_t cores) override;
   std::uint64_t random_seed() override;
+  std::uint64_t process() const override;
 
  private:
   struct State;

@@ -1,0 +1,288 @@
+// A stream that is killed at any step, on a disk that loses what was not synced, and started again until it has done
+// its work: what its outputs saw must be what a stream that was never killed gives.
+//
+// What outputs saw is kept outside of the simulated machine, as users keep it. A batch may be seen twice, if the crash
+// came before it was noted; then with the same records.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "sluice/runtime/kill_point.h"
+#include "sluice/runtime/process.h"
+#include "sluice/sluice.h"
+#include "sluice/testkit/simulation.h"
+
+namespace sluice::testing {
+namespace {
+
+using namespace std::chrono_literals;
+using Number = std::int64_t;
+using Numbers = std::vector<Number>;
+using Sums = std::map<Number, Number>;
+
+constexpr Number received = 200;         // 0..199 come through a receiver
+constexpr Number first_in_files = 1000;  // and from there on in files
+constexpr Duration interval = 100ms;
+constexpr int window_batches = 4;
+
+/// What is outside of the machine that is killed.
+struct World {
+  Random random{0};
+  Simulation* sim = nullptr;
+  /// By batch.
+  std::map<Time, Numbers> raw;
+  std::map<Time, Sums> totals;
+  std::map<Time, Sums> idle_totals;
+  std::map<Time, Sums> window;
+  std::map<Time, Numbers> plain_window;
+  std::string wrong;
+  /// Number of files that their writer has published.
+  Number files = 0;
+  bool drained = false;
+  std::uint64_t kills = 0;
+};
+World* world = nullptr;
+
+/// Notes what an output saw; seen twice it must be the same.
+template <class T>
+void note(std::map<Time, T>& seen, const char* output, Time time, T records) {
+  const auto [place, is_new] = seen.emplace(time, records);
+  if (is_new || place->second == records || !world->wrong.empty()) return;
+  world->wrong =
+      std::string(output) + " of batch " + std::to_string(to_milliseconds(time)) + " ms differs when it is seen again";
+}
+
+Sums sums_of(const Records<std::pair<Number, Number>>& records) {
+  Sums sums;
+  for (std::size_t i = 0; i < records.size(); ++i) sums[records[i].first] += records[i].second;
+  return sums;
+}
+
+std::string batches() {
+  std::string text;
+  for (const auto& [time, records] : world->raw) {
+    text += "\n" + std::to_string(to_milliseconds(time)) + " ms:";
+    for (const Number n : records) text += " " + std::to_string(n);
+  }
+  return text;
+}
+
+/// A source that can be read again from where it was acknowledged: it gives numbers in order.
+class Counting : public Receiver<Number> {
+ public:
+  void run(ReceiverContext<Number>& context) override {
+    const std::string position = context.last_position();
+    Number next = position.empty() ? 0 : std::stoll(position);
+    while (next < received) {
+      if (!context.wait_for(std::chrono::milliseconds(world->random.below(120)))) return;
+      Numbers some(1 + world->random.below(20));
+      std::iota(some.begin(), some.end(), next);
+      while (some.back() >= received) some.pop_back();
+      next += static_cast<Number>(some.size());
+      if (!context.store(some, std::to_string(next))) return;
+    }
+    context.end_of_input();
+    while (context.wait_for(1s)) {
+    }
+  }
+};
+
+/// The program under test. Runs until its input is used up, or it is killed.
+void live(std::uint64_t seed, bool with_files) {
+  Simulation& sim = *world->sim;
+  FileSystem& files = sim.files();
+  files.make_directories("/in");
+  Context ctx{{.app = "recovery",
+               .master = "local[3]",
+               .partitions = 2,
+               .spill_directory = "/spill",
+               .encode_tasks = seed % 3 == 0,
+               .check_views = seed % 3 == 0,
+               .runtime = &sim}};
+  StreamingContext ssc(ctx, {.batch = interval,
+                             .checkpoint = "/ckpt",
+                             .checkpoint_interval = interval * static_cast<int>(1 + seed % 5),
+                             .missed = seed % 2 == 0 ? MissedBatches::merge : MissedBatches::run});
+  auto numbers =
+      ssc.receiver_stream<Number>([] { return std::make_unique<Counting>(); }, {.restart_delay = 10ms}).name("numbers");
+  if (with_files) {
+    numbers = numbers.union_with(ssc.text_file_stream("/in", {.existing_files = true}).map([](std::string_view line) {
+      return Number{std::stoll(std::string(line))};
+    }));
+  }
+  numbers
+      .foreach_rdd([](const Rdd<Number>& rdd, Time time) {
+        Numbers all = rdd.collect().to_vector();
+        std::sort(all.begin(), all.end());
+        note(world->raw, "raw", time, all);
+      })
+      .name("raw");
+  const auto pairs = numbers.map([](Number n) { return std::pair(n % 7, n); });
+  const auto sum = [](std::span<const Number> now, std::optional<Number> before) {
+    return std::optional(std::accumulate(now.begin(), now.end(), before.value_or(0)));
+  };
+  pairs.update_state_by_key(sum)
+      .name("totals")
+      .foreach_rdd([](const auto& rdd, Time time) { note(world->totals, "totals", time, sums_of(rdd.collect())); })
+      .name("see totals");
+  pairs.update_state_by_key(sum, {.idle_keeps_state = true})
+      .name("idle totals")
+      .foreach_rdd(
+          [](const auto& rdd, Time time) { note(world->idle_totals, "idle totals", time, sums_of(rdd.collect())); })
+      .name("see idle totals");
+  pairs
+      .reduce_by_key_and_window(std::plus{}, std::minus{}, {.length = interval * window_batches, .slide = interval * 2})
+      .name("window")
+      .foreach_rdd([](const auto& rdd, Time time) { note(world->window, "window", time, sums_of(rdd.collect())); })
+      .name("see window");
+  numbers.filter([](Number n) { return n % 3 == 0; })
+      .window({.length = interval * window_batches})
+      .name("plain window")
+      .foreach_rdd([](const Rdd<Number>& rdd, Time time) {
+        Numbers all = rdd.collect().to_vector();
+        std::sort(all.begin(), all.end());
+        note(world->plain_window, "plain window", time, all);
+      })
+      .name("see plain window");
+
+  ssc.start();
+  const Number files_in_all = with_files ? 6 : 0;
+  const std::size_t needed = static_cast<std::size_t>(received + files_in_all * 3);
+  std::size_t idle = 0;
+  for (std::size_t waits = 0; idle < 3; ++waits) {
+    ASSERT_LT(waits, 2000U) << "the stream does not come to its end" << batches();
+    if (world->files < files_in_all && world->random.chance(0.5)) {
+      const Number first = first_in_files + world->files * 3;
+      const std::string text =
+          std::to_string(first) + "\n" + std::to_string(first + 1) + "\n" + std::to_string(first + 2) + "\n";
+      // If it is there, its writer was killed before it could count it.
+      const std::string path = "/in/file-" + std::to_string(world->files);
+      if (!files.stat(path).has_value()) {
+        files.publish(path, text);
+      } else {
+        files.sync_directory("/in");
+      }
+      ++world->files;
+    }
+    ASSERT_FALSE(ssc.await_termination(std::chrono::milliseconds(world->random.below(150))));
+    std::size_t seen = 0;
+    for (const auto& [time, records] : world->raw) seen += records.size();
+    idle = seen >= needed ? idle + 1 : 0;
+  }
+  ssc.stop({.graceful = true});
+  ssc.await_termination();
+  world->drained = true;
+}
+
+Sums summed(const Numbers& numbers) {
+  Sums sums;
+  for (const Number n : numbers) sums[n % 7] += n;
+  return sums;
+}
+
+/// Compares what outputs saw with a plain computation over the raw records of the batches.
+void expect_right(bool with_files) {
+  ASSERT_EQ(world->wrong, "");
+  Numbers all;
+  for (const auto& [time, records] : world->raw) all.insert(all.end(), records.begin(), records.end());
+  std::sort(all.begin(), all.end());
+  Numbers expected(received);
+  std::iota(expected.begin(), expected.end(), 0);
+  for (Number n = 0; with_files && n < 18; ++n) expected.push_back(first_in_files + n);
+  ASSERT_EQ(all, expected) << "each record once, and in one batch" << batches();
+
+  Sums totals;
+  for (const auto& [time, records] : world->raw) {
+    for (const Number n : records) totals[n % 7] += n;
+    ASSERT_EQ(world->totals.count(time), 1U) << to_milliseconds(time);
+    ASSERT_EQ(world->totals[time], totals) << to_milliseconds(time);
+    ASSERT_EQ(world->idle_totals[time], totals) << to_milliseconds(time);
+    Numbers in_window;
+    for (const auto& [other, others] : world->raw) {
+      if (other > time - interval * window_batches && other <= time) {
+        in_window.insert(in_window.end(), others.begin(), others.end());
+      }
+    }
+    if (world->window.contains(time)) {
+      Sums expected_window = summed(in_window);
+      ASSERT_EQ(world->window[time], expected_window) << to_milliseconds(time);
+    }
+    std::erase_if(in_window, [](Number n) { return n % 3 != 0; });
+    std::sort(in_window.begin(), in_window.end());
+    ASSERT_EQ(world->plain_window[time], in_window) << to_milliseconds(time);
+  }
+  ASSERT_GT(world->window.size(), 1U);
+}
+
+std::uint64_t kills_delivered = 0;
+
+/// Returns the trace.
+std::uint64_t survive(std::uint64_t seed, bool at_kill_points) {
+  Simulation sim(seed, {.step_time_max = seed % 4 == 0 ? Duration(20us) : Duration(0)});
+  World outside;
+  outside.random = Random(seed * 77 + 1);
+  outside.sim = &sim;
+  world = &outside;
+  const bool with_files = seed % 3 != 1;
+  std::uint64_t kills = outside.random.below(5);
+  while (!outside.drained) {
+    std::uint64_t passes = at_kill_points ? 1 + outside.random.below(1 << (2 + outside.random.below(9))) : 0;
+    if (kills > 0 && at_kill_points) {
+      set_kill_point_hook([&](std::string_view) {
+        if (--passes != 0) return;
+        sim.crash_after(0);
+        sim.pause();
+      });
+    } else if (kills > 0) {
+      sim.crash_after(1 + outside.random.below(1 << (4 + outside.random.below(10))));
+    }
+    try {
+      sim.run([&] { live(seed, with_files); });
+    } catch (const SimulatedCrash&) {
+      --kills;
+      ++outside.kills;
+      if (outside.random.chance(0.7)) sim.crash_disk();
+    }
+    set_kill_point_hook({});
+    if (::testing::Test::HasFailure()) return 0;
+  }
+  expect_right(with_files);
+  kills_delivered += outside.kills;
+  return sim.trace_hash();
+}
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr std::uint64_t seeds = 20;
+#else
+constexpr std::uint64_t seeds = 500;
+#endif
+
+void survive_all(bool at_kill_points) {
+  const std::uint64_t asked =
+      environment("SLUICE_SIM_SEEDS").has_value() ? std::stoull(*environment("SLUICE_SIM_SEEDS")) : seeds;
+  const std::uint64_t first =
+      environment("SLUICE_SIM_FIRST").has_value() ? std::stoull(*environment("SLUICE_SIM_FIRST")) : 1;
+  for (std::uint64_t seed = first; seed < first + asked; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    const std::uint64_t trace = survive(seed, at_kill_points);
+    if (::testing::Test::HasFailure()) return;
+    if (seed % 100 == 0) {
+      EXPECT_EQ(survive(seed, at_kill_points), trace);
+    }
+  }
+  std::printf("%llu kills\n", static_cast<unsigned long long>(kills_delivered));
+  EXPECT_GT(kills_delivered, asked);
+}
+
+TEST(RecoverySimulated, NothingIsLostOrSeenTwiceWhenKilledAtAnyStep) { survive_all(false); }
+TEST(RecoverySimulated, NothingIsLostOrSeenTwiceWhenKilledAtAnyKillPoint) { survive_all(true); }
+
+}  // namespace
+}  // namespace sluice::testing
