@@ -10,56 +10,29 @@
 #include "sluice/core/hash.h"
 #include "sluice/runtime/checksum.h"
 #include "sluice/runtime/kill_point.h"
+#include "sluice/stream/framed.h"
 
 namespace sluice::detail {
 namespace {
 
-constexpr std::uint32_t manifest_magic = 0x4d434c53;    // "SLCM"
-constexpr std::uint32_t state_file_magic = 0x53434c53;  // "SLCS"
-constexpr std::uint8_t format_version = 1;
+constexpr FramedKind manifest_kind{0x4d434c53, 1, "a checkpoint"};    // "SLCM"
+constexpr FramedKind state_file_kind{0x53434c53, 1, "a state file"};  // "SLCS"
 constexpr std::uint64_t manifest_bytes_max = 256 << 20;
 constexpr std::uint64_t block_bytes_max = 1 << 30;
 // With what a block has before its bytes.
-constexpr std::uint64_t frame_bytes_max = block_bytes_max + 64;
-constexpr std::size_t frame_head_bytes = 8;
+constexpr std::uint64_t block_frame_bytes_max = block_bytes_max + 64;
+constexpr std::size_t block_head_bytes = 8;
 constexpr std::size_t buffer_bytes = 256 << 10;
 
 std::string in(const std::string& directory, const std::string& name) { return directory + "/" + name; }
 
-// The file is named by `naming`.
+// The file is named by `naming_file`.
 [[noreturn]] void fail_damaged(std::string why) { throw Error(Code::corrupt_data, {.why = std::move(why)}); }
-
-// Magic and version. The checksum of the frame behind them goes on from theirs: a version that a flipped bit has made
-// is damage, for which there is an older checkpoint, and no reason to refuse the directory.
-std::string head_of(std::uint32_t magic) {
-  Encoder head;
-  head.u32(magic);
-  head.u8(format_version);
-  return head.take();
-}
-constexpr std::size_t head_bytes = 5;
-
-void check_version(const std::string& path, std::uint8_t version) {
-  if (version == format_version) return;
-  throw Error(Code::other_version, {.why = path + " has version " + std::to_string(version) + ", this program knows " +
-                                           std::to_string(format_version)});
-}
 
 std::uint32_t small_number(Decoder& from) {
   const std::uint64_t number = from.varint();
   if (number > std::numeric_limits<std::uint32_t>::max()) from.fail_corrupt("a number is out of its range");
   return static_cast<std::uint32_t>(number);
-}
-
-// What the reader of a file fails with names the file.
-template <class F>
-auto naming(const std::string& path, const F& f) {
-  try {
-    return f();
-  } catch (const Error& error) {
-    if (error.code() != Code::corrupt_data && error.code() != Code::truncated_data) throw;
-    throw Error(error.code(), {.why = path + ": " + error.details().why});
-  }
 }
 
 void encode_schema(const StateSchema& schema, Encoder& out) {
@@ -103,12 +76,6 @@ std::vector<CheckpointOperator> decode_operators(Decoder& from) {
     operators.push_back(std::move(each));
   }
   return operators;
-}
-
-void add_frame(std::string_view body, Encoder& out, std::uint32_t checksum_before = 0) {
-  out.u32(static_cast<std::uint32_t>(body.size()));
-  out.u32(crc32c(body, checksum_before));
-  out.bytes(body);
 }
 
 std::string_view name_of(std::string_view path) { return path.substr(path.find_last_of('/') + 1); }
@@ -174,17 +141,14 @@ void write_manifest(FileSystem& files, const std::string& directory, const Manif
     body.varint(file.blocks);
     body.u8(file.base ? 1 : 0);
   }
-  const std::string head = head_of(manifest_magic);
-  Encoder all;
-  all.bytes(head);
-  add_frame(body.view(), all, crc32c(head));
+  const std::string all = put_in_frame(manifest_kind, body.view());
   if (all.size() > manifest_bytes_max) {
     throw Error(Code::over_limit, {.why = "the manifest of a checkpoint in " + directory + " has " +
                                           std::to_string(all.size()) + " bytes, of which inputs save most; at most " +
                                           std::to_string(manifest_bytes_max) + " can be read"});
   }
   kill_point("checkpoint.before_manifest");
-  files.publish(in(directory, manifest_name(manifest.time, manifest.epoch)), all.view());
+  files.publish(in(directory, manifest_name(manifest.time, manifest.epoch)), all);
   kill_point("checkpoint.after_manifest");
 }
 
@@ -229,20 +193,10 @@ Manifest decode_manifest(Decoder& from) {
 
 Manifest read_manifest(FileSystem& files, const std::string& path) {
   const std::string bytes = read_file(files, path, manifest_bytes_max);
-  return naming(path, [&] {
-    Decoder head(bytes);
-    if (head.u32() != manifest_magic) fail_damaged("this is no checkpoint");
-    const std::uint8_t version = head.u8();
-    const std::uint32_t size = head.u32();
-    const std::uint32_t sum = head.u32();
-    const std::string_view body = head.bytes(size);
-    head.expect_end();
-    if (crc32c(body, crc32c(std::string_view(bytes).substr(0, head_bytes))) != sum) {
-      fail_damaged("its checksum is wrong");
-    }
-    check_version(path, version);
+  return naming_file(path, [&] {
+    const std::string_view content = take_out_of_frame(manifest_kind, bytes);
     Decoder from(bytes);  // so that errors tell places in the file
-    from.bytes(bytes.size() - body.size());
+    from.bytes(bytes.size() - content.size());
     Manifest manifest = decode_manifest(from);
     // One that was renamed or copied would take the place of another.
     if (manifest_name(manifest.time, manifest.epoch) != name_of(path)) {
@@ -274,11 +228,7 @@ StateFileWriter::StateFileWriter(FileSystem& files, std::string directory, std::
   file_ = files_.create(temporary_);
   Encoder table;
   encode_operators(operators, table);
-  const std::string head = head_of(state_file_magic);
-  Encoder begin;
-  begin.bytes(head);
-  add_frame(table.view(), begin, crc32c(head));
-  buffer_ = begin.take();
+  buffer_ = put_in_frame(state_file_kind, table.view());
 }
 
 StateFileWriter::~StateFileWriter() {
@@ -305,8 +255,10 @@ void StateFileWriter::add(std::uint32_t operator_index, const StateBlock& block)
   body.u64(static_cast<std::uint64_t>(block.batch));
   body.bytes(block.bytes);
   Encoder framed;
-  add_frame(body.view(), framed);
+  framed.u32(static_cast<std::uint32_t>(body.size()));
+  framed.u32(crc32c(body.view()));
   buffer_ += framed.view();
+  buffer_ += body.view();
   ++info_.blocks;
   if (buffer_.size() >= buffer_bytes) flush();
 }
@@ -378,14 +330,12 @@ class FrontToBack {
 /// Reads the frames of a state file.
 class StateFileReader {
  public:
-  StateFileReader(FileSystem& files, const std::string& path) : path_(path), from_(files, path) {
-    const std::string head(from_.next(head_bytes));
-    Decoder in(head);
-    if (in.u32() != state_file_magic) fail_damaged("this is no state file");
-    const std::uint8_t version = in.u8();
-    // A frame that a newer version has written is one, too.
-    Decoder table(next_frame(crc32c(head)));
-    check_version(path_, version);
+  StateFileReader(FileSystem& files, const std::string& path) : from_(files, path) {
+    const FrameHead head(state_file_kind, from_.next(frame_head_bytes));
+    if (head.size() > block_frame_bytes_max) fail_damaged("its operators are too many");
+    const std::string_view content = from_.next(head.size());
+    head.check(content);
+    Decoder table(content);
     operators_ = decode_operators(table);
     table.expect_end();
   }
@@ -396,7 +346,7 @@ class StateFileReader {
   /// Its bytes are valid until the next call.
   StateBlockAt next() {
     const std::uint64_t begin = from_.position();
-    Decoder body(next_frame(0));
+    Decoder body(next_frame());
     StateBlockAt block;
     block.what = static_cast<StateBlock::What>(body.u8());
     block.operator_index = small_number(body);
@@ -422,18 +372,17 @@ class StateFileReader {
   }
 
  private:
-  std::string_view next_frame(std::uint32_t checksum_before) {
-    Decoder frame(from_.next(frame_head_bytes));
-    const std::uint32_t size = frame.u32();
-    const std::uint32_t sum = frame.u32();
+  std::string_view next_frame() {
+    Decoder head(from_.next(block_head_bytes));
+    const std::uint32_t size = head.u32();
+    const std::uint32_t sum = head.u32();
     const std::string at = std::to_string(from_.position());
-    if (size > frame_bytes_max) fail_damaged("what begins at byte " + at + " is too large");
+    if (size > block_frame_bytes_max) fail_damaged("what begins at byte " + at + " is too large");
     const std::string_view body = from_.next(size);
-    if (crc32c(body, checksum_before) != sum) fail_damaged("the checksum of what begins at byte " + at + " is wrong");
+    if (crc32c(body) != sum) fail_damaged("the checksum of what begins at byte " + at + " is wrong");
     return body;
   }
 
-  const std::string path_;
   FrontToBack from_;
   std::vector<CheckpointOperator> operators_;
 };
@@ -443,7 +392,7 @@ class StateFileReader {
 void scan_state_file(FileSystem& files, const std::string& directory, const StateFileInfo& info,
                      const std::function<void(const std::vector<CheckpointOperator>&, const StateBlockAt&)>& f) {
   const std::string path = in(directory, info.name);
-  naming(path, [&] {
+  naming_file(path, [&] {
     StateFileReader from(files, path);
     std::uint64_t blocks = 0;
     for (; !from.at_end(); ++blocks) {

@@ -228,7 +228,8 @@ TEST_F(CheckpointTest, ANewerManifestIsRefused) {
   const auto error = error_of([&] { read_manifest(files_, directory + "/checkpoint-000000000000001-000001"); });
   ASSERT_TRUE(error);
   EXPECT_EQ(error->code(), Code::other_version);
-  EXPECT_THAT(error->details().why, HasSubstr("checkpoint-000000000000001-000001 has version 2"));
+  EXPECT_THAT(error->details().why,
+              HasSubstr("checkpoint-000000000000001-000001: this is a checkpoint of version 2; "));
   EXPECT_FALSE(is_damage(*error));
 }
 
@@ -365,7 +366,7 @@ TEST_F(CheckpointTest, ANewerStateFileIsRefused) {
   const auto error = error_of([&] { read_file_of({"state-1.base", 36, 1, true}); });
   ASSERT_TRUE(error);
   EXPECT_EQ(error->code(), Code::other_version);
-  EXPECT_THAT(error->details().why, HasSubstr("/ckpt/state-1.base has version 2"));
+  EXPECT_THAT(error->details().why, HasSubstr("/ckpt/state-1.base: this is a state file of version 2; "));
 }
 
 TEST_F(CheckpointTest, ABlockIsHeldAgainstWhatOneCanBe) {
