@@ -427,7 +427,7 @@ def read_tree(root: pathlib.Path) -> Iterable[File]:
     todo = [root]
     while todo:
         for entry in sorted(todo.pop().iterdir()):
-            if entry.is_symlink():
+            if entry.is_symlink() or entry.name == ".git":  # in a worktree a file
                 continue
             if entry.is_dir():
                 hidden = entry.name.startswith(".") and entry.name not in (".ci", ".github")

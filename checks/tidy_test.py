@@ -260,6 +260,7 @@ class TidyTest(unittest.TestCase):
 
     def test_build_folders_are_not_looked_at(self):
         self.assertEqual(self.problems({"build/x.cc": "std::thread t;\n", ".git/x.h": "\n"}), [])
+        self.assertEqual(self.problems({".git": "gitdir: " + "/ho" + "me/me/sluice\n"}), [])
 
 
 if __name__ == "__main__":

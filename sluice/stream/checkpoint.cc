@@ -1,46 +1,38 @@
 #include "sluice/stream/checkpoint.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
-#include <unordered_map>
+#include <limits>
 #include <utility>
 
 #include "sluice/core/codec.h"
+#include "sluice/core/hash.h"
 #include "sluice/runtime/checksum.h"
-#include "sluice/runtime/errors.h"
 #include "sluice/runtime/kill_point.h"
+#include "sluice/stream/framed.h"
 
 namespace sluice::detail {
 namespace {
 
-constexpr std::uint32_t manifest_magic = 0x4d434c53;    // "SLCM"
-constexpr std::uint32_t state_file_magic = 0x53434c53;  // "SLCS"
-constexpr std::uint8_t format_version = 1;
+constexpr FramedKind manifest_kind{0x4d434c53, 1, "a checkpoint"};    // "SLCM"
+constexpr FramedKind state_file_kind{0x53434c53, 1, "a state file"};  // "SLCS"
 constexpr std::uint64_t manifest_bytes_max = 256 << 20;
 constexpr std::uint64_t block_bytes_max = 1 << 30;
+// With what a block has before its bytes.
+constexpr std::uint64_t block_frame_bytes_max = block_bytes_max + 64;
+constexpr std::size_t block_head_bytes = 8;
 constexpr std::size_t buffer_bytes = 256 << 10;
 
 std::string in(const std::string& directory, const std::string& name) { return directory + "/" + name; }
 
-[[noreturn]] void fail_damaged(const std::string& path, const std::string& why) {
-  throw Error(Code::corrupt_data, {.why = path + ": " + why});
-}
+// The file is named by `naming_file`.
+[[noreturn]] void fail_damaged(std::string why) { throw Error(Code::corrupt_data, {.why = std::move(why)}); }
 
-void check_version(const std::string& path, std::uint8_t version) {
-  if (version <= format_version) return;
-  throw Error(Code::other_version, {.why = path + " has version " + std::to_string(version) + ", this program knows " +
-                                           std::to_string(format_version)});
-}
-
-// What the reader of a file fails with names the file.
-template <class F>
-auto naming(const std::string& path, const F& f) {
-  try {
-    return f();
-  } catch (const Error& error) {
-    if (error.code() != Code::corrupt_data && error.code() != Code::truncated_data) throw;
-    throw Error(error.code(), {.why = path + ": " + error.details().why});
-  }
+std::uint32_t small_number(Decoder& from) {
+  const std::uint64_t number = from.varint();
+  if (number > std::numeric_limits<std::uint32_t>::max()) from.fail_corrupt("a number is out of its range");
+  return static_cast<std::uint32_t>(number);
 }
 
 void encode_schema(const StateSchema& schema, Encoder& out) {
@@ -58,8 +50,8 @@ StateSchema decode_schema(Decoder& from) {
   schema.kind = std::string(from.text());
   schema.key = std::string(from.text());
   schema.value = std::string(from.text());
-  schema.key_bytes = static_cast<std::uint32_t>(from.varint());
-  schema.value_bytes = static_cast<std::uint32_t>(from.varint());
+  schema.key_bytes = small_number(from);
+  schema.value_bytes = small_number(from);
   schema.log_length = static_cast<std::int64_t>(from.varint());
   schema.slide = static_cast<std::int64_t>(from.varint());
   return schema;
@@ -86,21 +78,46 @@ std::vector<CheckpointOperator> decode_operators(Decoder& from) {
   return operators;
 }
 
-void add_frame(std::string_view body, Encoder& out) {
-  out.u32(static_cast<std::uint32_t>(body.size()));
-  out.u32(crc32c(body));
-  out.bytes(body);
+std::string_view name_of(std::string_view path) { return path.substr(path.find_last_of('/') + 1); }
+
+struct ManifestId {
+  std::int64_t milliseconds = 0;
+  std::uint64_t epoch = 0;
+  friend auto operator<=>(const ManifestId&, const ManifestId&) = default;
+};
+
+std::string name_of(ManifestId id) {
+  char name[64];
+  std::snprintf(name, sizeof name, "checkpoint-%015lld-%06llu", static_cast<long long>(id.milliseconds),
+                static_cast<unsigned long long>(id.epoch));
+  return name;
+}
+
+std::optional<ManifestId> parse_manifest_name(std::string_view name) {
+  constexpr std::string_view prefix = "checkpoint-";
+  const std::size_t dash = name.find_last_of('-');
+  if (!name.starts_with(prefix) || dash < prefix.size()) return std::nullopt;
+  ManifestId id;
+  std::from_chars(name.data() + prefix.size(), name.data() + dash, id.milliseconds);
+  std::from_chars(name.data() + dash + 1, name.data() + name.size(), id.epoch);
+  if (name_of(id) != name) return std::nullopt;
+  return id;
 }
 
 }  // namespace
 
-std::string manifest_name(Time time, std::uint64_t epoch) {
-  // Batch times lie at least a millisecond apart.
-  char name[64];
-  std::snprintf(name, sizeof name, "checkpoint-%015lld-%06llu", to_milliseconds(time),
-                static_cast<unsigned long long>(epoch));
-  return name;
+bool is_damage(const Error& error) {
+  switch (error.code()) {
+    case Code::corrupt_data:
+    case Code::truncated_data:
+    case Code::over_limit:
+    case Code::not_readable: return true;
+    default: return false;
+  }
 }
+
+// Batch times lie at least a millisecond apart.
+std::string manifest_name(Time time, std::uint64_t epoch) { return name_of({to_milliseconds(time), epoch}); }
 
 void write_manifest(FileSystem& files, const std::string& directory, const Manifest& manifest) {
   Encoder body;
@@ -124,64 +141,81 @@ void write_manifest(FileSystem& files, const std::string& directory, const Manif
     body.varint(file.blocks);
     body.u8(file.base ? 1 : 0);
   }
-  Encoder all;
-  all.u32(manifest_magic);
-  all.u8(format_version);
-  add_frame(body.view(), all);
+  const std::string all = put_in_frame(manifest_kind, body.view());
+  if (all.size() > manifest_bytes_max) {
+    throw Error(Code::over_limit, {.why = "the manifest of a checkpoint in " + directory + " has " +
+                                          std::to_string(all.size()) + " bytes, of which inputs save most; at most " +
+                                          std::to_string(manifest_bytes_max) + " can be read"});
+  }
   kill_point("checkpoint.before_manifest");
-  files.publish(in(directory, manifest_name(manifest.time, manifest.epoch)), all.view());
+  files.publish(in(directory, manifest_name(manifest.time, manifest.epoch)), all);
   kill_point("checkpoint.after_manifest");
 }
 
+namespace {
+
+StateFileInfo decode_chain_part(Decoder& from, bool is_first) {
+  StateFileInfo file;
+  file.name = std::string(from.text());
+  file.bytes = from.varint();
+  file.blocks = from.varint();
+  file.base = decode_bool(from) != 0;
+  // A name from a file is no path, and not that of something else.
+  if (!file.name.starts_with("state-") || file.name.find('/') != std::string::npos) {
+    from.fail_corrupt("a file of a chain does not have the name of one");
+  }
+  if (file.base != is_first) from.fail_corrupt("a chain is not a base and what follows on it");
+  return file;
+}
+
+Manifest decode_manifest(Decoder& from) {
+  Manifest manifest;
+  manifest.time = decode<Time>(from);
+  manifest.epoch = from.u64();
+  manifest.build = from.u64();
+  manifest.app = std::string(from.text());
+  manifest.zero = decode<Time>(from);
+  manifest.interval = decode<Duration>(from);
+  manifest.hash_seed = from.u64();
+  manifest.operators = decode_operators(from);
+  for (std::size_t left = from.count(); left > 0; --left) {
+    std::string name(from.text());
+    manifest.inputs[std::move(name)] = std::string(from.text());
+  }
+  for (std::size_t left = from.count(); left > 0; --left) {
+    manifest.chain.push_back(decode_chain_part(from, manifest.chain.empty()));
+  }
+  from.expect_end();
+  return manifest;
+}
+
+}  // namespace
+
 Manifest read_manifest(FileSystem& files, const std::string& path) {
   const std::string bytes = read_file(files, path, manifest_bytes_max);
-  return naming(path, [&] {
-    Decoder head(bytes);
-    if (head.u32() != manifest_magic) fail_damaged(path, "is no checkpoint");
-    check_version(path, head.u8());
-    const std::uint32_t size = head.u32();
-    const std::uint32_t sum = head.u32();
-    const std::string_view body = head.bytes(size);
-    head.expect_end();
-    if (crc32c(body) != sum) fail_damaged(path, "its checksum is wrong");
-    Decoder from(body);
-    Manifest manifest;
-    manifest.time = decode<Time>(from);
-    manifest.epoch = from.u64();
-    manifest.build = from.u64();
-    manifest.app = std::string(from.text());
-    manifest.zero = decode<Time>(from);
-    manifest.interval = decode<Duration>(from);
-    manifest.hash_seed = from.u64();
-    manifest.operators = decode_operators(from);
-    for (std::size_t left = from.count(); left > 0; --left) {
-      std::string name(from.text());
-      manifest.inputs[std::move(name)] = std::string(from.text());
+  return naming_file(path, [&] {
+    const std::string_view content = take_out_of_frame(manifest_kind, bytes);
+    Decoder from(bytes);  // so that errors tell places in the file
+    from.bytes(bytes.size() - content.size());
+    Manifest manifest = decode_manifest(from);
+    // One that was renamed or copied would take the place of another.
+    if (manifest_name(manifest.time, manifest.epoch) != name_of(path)) {
+      fail_damaged("by its content this is " + manifest_name(manifest.time, manifest.epoch));
     }
-    for (std::size_t left = from.count(); left > 0; --left) {
-      StateFileInfo file;
-      file.name = std::string(from.text());
-      file.bytes = from.varint();
-      file.blocks = from.varint();
-      file.base = from.u8() != 0;
-      // A name from a file is no path.
-      if (file.name.find('/') != std::string::npos) fail_damaged(path, "a state file lies elsewhere");
-      manifest.chain.push_back(std::move(file));
-    }
-    from.expect_end();
     return manifest;
   });
 }
 
 std::vector<std::string> list_manifests(FileSystem& files, const std::string& directory) {
-  std::vector<std::string> paths;
+  std::vector<std::pair<ManifestId, std::string>> found;
   const auto listed = files.list(directory);
-  if (!listed.has_value()) return paths;
-  for (const FileInfo& file : *listed) {
-    const std::string_view name = std::string_view(file.path).substr(file.path.find_last_of('/') + 1);
-    if (!file.is_directory && name.starts_with("checkpoint-")) paths.push_back(file.path);
+  for (const FileInfo& file : listed.value_or(std::vector<FileInfo>{})) {
+    const std::optional<ManifestId> id = parse_manifest_name(name_of(file.path));
+    if (id && !file.is_directory) found.emplace_back(*id, file.path);
   }
-  std::sort(paths.begin(), paths.end(), std::greater<>());
+  std::sort(found.begin(), found.end(), std::greater<>());
+  std::vector<std::string> paths;
+  for (auto& [id, path] : found) paths.push_back(std::move(path));
   return paths;
 }
 
@@ -194,11 +228,7 @@ StateFileWriter::StateFileWriter(FileSystem& files, std::string directory, std::
   file_ = files_.create(temporary_);
   Encoder table;
   encode_operators(operators, table);
-  Encoder head;
-  head.u32(state_file_magic);
-  head.u8(format_version);
-  add_frame(table.view(), head);
-  buffer_ = head.take();
+  buffer_ = put_in_frame(state_file_kind, table.view());
 }
 
 StateFileWriter::~StateFileWriter() {
@@ -213,6 +243,11 @@ StateFileWriter::~StateFileWriter() {
 }
 
 void StateFileWriter::add(std::uint32_t operator_index, const StateBlock& block) {
+  if (block.bytes.size() > block_bytes_max) {
+    throw Error(Code::over_limit, {.why = "a key group, or a partition of what a window holds, has " +
+                                          std::to_string(block.bytes.size()) + " bytes; at most " +
+                                          std::to_string(block_bytes_max) + " can be read back. More partitions help"});
+  }
   Encoder body;
   body.u8(static_cast<std::uint8_t>(block.what));
   body.varint(operator_index);
@@ -220,8 +255,10 @@ void StateFileWriter::add(std::uint32_t operator_index, const StateBlock& block)
   body.u64(static_cast<std::uint64_t>(block.batch));
   body.bytes(block.bytes);
   Encoder framed;
-  add_frame(body.view(), framed);
+  framed.u32(static_cast<std::uint32_t>(body.size()));
+  framed.u32(crc32c(body.view()));
   buffer_ += framed.view();
+  buffer_ += body.view();
   ++info_.blocks;
   if (buffer_.size() >= buffer_bytes) flush();
 }
@@ -252,24 +289,24 @@ class FrontToBack {
   FrontToBack(FileSystem& files, std::string path) : path_(std::move(path)), file_(files.open(path_)) {
     if (file_ == nullptr) throw Error(Code::not_readable, {.why = path_ + ": no such file"});
   }
-  // A view of the next `size` bytes, valid until the next call.
+  /// A view of the next `size` bytes, valid until the next call.
   std::string_view next(std::size_t size) {
-    if (buffer_.size() - at_ < size) fill(size);
+    while (buffer_.size() - at_ < size) {
+      if (!fill_some()) {
+        throw Error(Code::truncated_data, {.why = "the file ends at byte " + std::to_string(offset_) +
+                                                  ", inside what begins at byte " + std::to_string(position_)});
+      }
+    }
     const std::string_view bytes(buffer_.data() + at_, size);
     at_ += size;
+    position_ += size;
     return bytes;
   }
-  bool at_end() {
-    if (at_ == buffer_.size()) fill_some();
-    return at_ == buffer_.size();
-  }
+  bool at_end() { return at_ == buffer_.size() && !fill_some(); }
+  /// Of what is read next.
+  std::uint64_t position() const { return position_; }
 
  private:
-  void fill(std::size_t size) {
-    while (buffer_.size() - at_ < size) {
-      if (!fill_some()) throw Error(Code::truncated_data, {.why = path_ + ": ends inside a block"});
-    }
-  }
   // Memory grows with what comes, not with what a damaged length announces.
   bool fill_some() {
     buffer_.erase(0, at_);
@@ -284,208 +321,98 @@ class FrontToBack {
 
   const std::string path_;
   const std::unique_ptr<File> file_;
-  std::uint64_t offset_ = 0;
+  std::uint64_t offset_ = 0;  // of the end of the buffer
+  std::uint64_t position_ = 0;
   std::string buffer_;
   std::size_t at_ = 0;
 };
 
-}  // namespace
+/// Reads the frames of a state file.
+class StateFileReader {
+ public:
+  StateFileReader(FileSystem& files, const std::string& path) : from_(files, path) {
+    const FrameHead head(state_file_kind, from_.next(frame_head_bytes));
+    if (head.size() > block_frame_bytes_max) fail_damaged("its operators are too many");
+    const std::string_view content = from_.next(head.size());
+    head.check(content);
+    Decoder table(content);
+    operators_ = decode_operators(table);
+    table.expect_end();
+  }
+  const std::vector<CheckpointOperator>& operators() const { return operators_; }
+  bool at_end() { return from_.at_end(); }
+  std::uint64_t position() const { return from_.position(); }
 
-namespace {
+  /// Its bytes are valid until the next call.
+  StateBlockAt next() {
+    const std::uint64_t begin = from_.position();
+    Decoder body(next_frame());
+    StateBlockAt block;
+    block.what = static_cast<StateBlock::What>(body.u8());
+    block.operator_index = small_number(body);
+    block.group = small_number(body);
+    block.batch = static_cast<std::int64_t>(body.u64());
+    block.bytes = body.bytes(body.remaining());
+    block.offset = from_.position() - block.bytes.size();
+    const auto fail = [&](const char* why) {
+      fail_damaged("the block at byte " + std::to_string(begin) + " is " + why);
+    };
+    if (block.operator_index >= operators_.size()) fail("of no operator");
+    const StateSchema& schema = operators_[block.operator_index].schema;
+    switch (block.what) {
+      case StateBlock::What::entries:
+        if (schema.kind == kept_kind || block.group >= key_groups) fail("of no key group");
+        break;
+      case StateBlock::What::log:
+        if (schema.log_length <= 0) fail("of an operator that has none of its kind");
+        break;
+      default: fail("of no known kind");
+    }
+    return block;
+  }
 
-/// A block, and where its content lies in its file.
-struct ScannedBlock {
-  StateBlock::What what{};
-  std::uint32_t operator_index = 0;
-  std::uint32_t group = 0;
-  std::int64_t batch = 0;
-  std::uint64_t offset = 0;
-  std::string_view bytes;  // until the next one is read
+ private:
+  std::string_view next_frame() {
+    Decoder head(from_.next(block_head_bytes));
+    const std::uint32_t size = head.u32();
+    const std::uint32_t sum = head.u32();
+    const std::string at = std::to_string(from_.position());
+    if (size > block_frame_bytes_max) fail_damaged("what begins at byte " + at + " is too large");
+    const std::string_view body = from_.next(size);
+    if (crc32c(body) != sum) fail_damaged("the checksum of what begins at byte " + at + " is wrong");
+    return body;
+  }
+
+  FrontToBack from_;
+  std::vector<CheckpointOperator> operators_;
 };
 
-/// Checks all of the file.
-void scan_state_file(FileSystem& files, const std::string& path, const StateFileInfo& info,
-                     const std::function<void(const std::vector<CheckpointOperator>&, const ScannedBlock&)>& f) {
-  naming(path, [&] {
-    FrontToBack from(files, path);
-    std::uint64_t bytes = 0;
-    const auto next = [&](std::size_t size) {
-      bytes += size;
-      return from.next(size);
-    };
-    const auto next_frame = [&] {
-      Decoder frame(next(8));
-      const std::uint32_t size = frame.u32();
-      const std::uint32_t sum = frame.u32();
-      if (size > block_bytes_max) fail_damaged(path, "a block is too large");
-      const std::string_view body = next(size);
-      if (crc32c(body) != sum) {
-        fail_damaged(path, "the checksum of what lies at byte " + std::to_string(bytes - size) + " is wrong");
-      }
-      return body;
-    };
-    Decoder head(next(5));
-    if (head.u32() != state_file_magic) fail_damaged(path, "is no state file");
-    check_version(path, head.u8());
-    Decoder table(next_frame());
-    const std::vector<CheckpointOperator> operators = decode_operators(table);
-    table.expect_end();
-    for (std::uint64_t n = 0; n < info.blocks; ++n) {
-      Decoder body(next_frame());
-      ScannedBlock block;
-      block.what = static_cast<StateBlock::What>(body.u8());
-      if (block.what != StateBlock::What::entries && block.what != StateBlock::What::log) {
-        fail_damaged(path, "a block is of no known kind");
-      }
-      block.operator_index = static_cast<std::uint32_t>(body.varint());
-      block.group = static_cast<std::uint32_t>(body.varint());
-      block.batch = static_cast<std::int64_t>(body.u64());
-      block.offset = bytes - body.remaining();
-      block.bytes = body.bytes(body.remaining());
-      if (block.operator_index >= operators.size()) fail_damaged(path, "a block is of no operator");
-      f(operators, block);
+}  // namespace
+
+void scan_state_file(FileSystem& files, const std::string& directory, const StateFileInfo& info,
+                     const std::function<void(const std::vector<CheckpointOperator>&, const StateBlockAt&)>& f) {
+  const std::string path = in(directory, info.name);
+  naming_file(path, [&] {
+    StateFileReader from(files, path);
+    std::uint64_t blocks = 0;
+    for (; !from.at_end(); ++blocks) {
+      if (blocks == info.blocks) break;
+      const StateBlockAt block = from.next();
+      f(from.operators(), block);
     }
-    if (!from.at_end() || bytes != info.bytes) fail_damaged(path, "is not the file that its checkpoint names");
+    if (!from.at_end() || blocks != info.blocks || from.position() != info.bytes) {
+      fail_damaged("this is not the file that its checkpoint names: that one has " + std::to_string(info.blocks) +
+                   " blocks and " + std::to_string(info.bytes) + " bytes");
+    }
   });
 }
 
-}  // namespace
-
 void read_state_file(FileSystem& files, const std::string& directory, const StateFileInfo& info,
                      const std::function<void(const CheckpointOperator&, StateBlock&&)>& f) {
-  scan_state_file(files, in(directory, info.name), info,
-                  [&](const std::vector<CheckpointOperator>& operators, const ScannedBlock& block) {
-                    f(operators[block.operator_index],
-                      {block.what, block.group, block.batch, std::string(block.bytes)});
-                  });
-}
-
-// ---- Merging
-
-namespace {
-
-/// The keys of one group in order, later puts in place of earlier ones: as KeyedState::load does it.
-class MergedGroup {
- public:
-  explicit MergedGroup(const StateSchema& schema) : schema_(schema) {}
-
-  void take(std::string_view block) {
-    Decoder from(block);
-    for (std::uint64_t left = from.varint(); left > 0; --left) {
-      const auto found = places_.find(std::string(part(from, schema_.key_bytes)));
-      if (found == places_.end()) continue;
-      entries_[found->second].gone = true;
-      places_.erase(found);
-    }
-    for (std::uint64_t left = from.varint(); left > 0; --left) {
-      std::string key(part(from, schema_.key_bytes));
-      std::string value(part(from, schema_.value_bytes));
-      const auto [place, is_new] = places_.try_emplace(key, entries_.size());
-      if (is_new) {
-        entries_.push_back({std::move(key), std::move(value), false});
-      } else {
-        entries_[place->second].value = std::move(value);
-      }
-    }
-    from.expect_end();
-  }
-  std::string bytes() const {
-    Encoder out;
-    out.varint(0);
-    out.varint(places_.size());
-    for (const Entry& entry : entries_) {
-      if (entry.gone) continue;
-      put(entry.key, schema_.key_bytes, out);
-      put(entry.value, schema_.value_bytes, out);
-    }
-    return out.take();
-  }
-  bool empty() const { return places_.empty(); }
-
- private:
-  struct Entry {
-    std::string key;
-    std::string value;
-    bool gone;
-  };
-  static std::string_view part(Decoder& from, std::uint32_t bytes) {
-    return bytes > 0 ? from.bytes(bytes) : from.text();
-  }
-  static void put(const std::string& part, std::uint32_t bytes, Encoder& out) {
-    bytes > 0 ? out.bytes(part) : out.text(part);
-  }
-
-  const StateSchema& schema_;
-  std::vector<Entry> entries_;
-  std::unordered_map<std::string, std::size_t> places_;
-};
-
-}  // namespace
-
-StateFileInfo merge_chain(FileSystem& files, const std::string& directory, const Manifest& manifest,
-                          const std::string& name) {
-  struct Piece {
-    std::size_t file;
-    std::uint64_t offset;
-    std::size_t bytes;
-  };
-  struct Log {
-    std::int64_t batch;
-    std::uint32_t group;
-    Piece piece;
-  };
-  // Of each operator, by its index in the manifest.
-  std::vector<std::map<std::uint32_t, std::vector<Piece>>> groups(manifest.operators.size());
-  std::vector<std::vector<Log>> logs(manifest.operators.size());
-  for (std::size_t file = 0; file < manifest.chain.size(); ++file) {
-    const std::string path = in(directory, manifest.chain[file].name);
-    scan_state_file(
-        files, path, manifest.chain[file],
-        [&](const std::vector<CheckpointOperator>& operators, const ScannedBlock& block) {
-          const auto known = std::find_if(manifest.operators.begin(), manifest.operators.end(), [&](const auto& each) {
-            return each.name == operators[block.operator_index].name;
-          });
-          if (known == manifest.operators.end() || known->schema != operators[block.operator_index].schema) {
-            fail_damaged(path, "has an operator that its checkpoint does not name");
-          }
-          const auto index = static_cast<std::size_t>(known - manifest.operators.begin());
-          const Piece piece{file, block.offset, block.bytes.size()};
-          if (block.what == StateBlock::What::entries) {
-            groups[index][block.group].push_back(piece);
-          } else if (block.batch >
-                     manifest.time.time_since_epoch().count() - known->schema.log_length - known->schema.slide) {
-            logs[index].push_back({block.batch, block.group, piece});
-          }
-        });
-  }
-  std::vector<std::unique_ptr<File>> open;
-  for (const StateFileInfo& file : manifest.chain) {
-    open.push_back(files.open(in(directory, file.name)));
-    if (open.back() == nullptr) throw Error(Code::not_readable, {.why = in(directory, file.name) + ": no such file"});
-  }
-  std::string bytes;
-  const auto read = [&](const Piece& piece) {
-    bytes.resize(piece.bytes);
-    if (open[piece.file]->read_at(piece.offset, bytes) != piece.bytes) {
-      throw Error(Code::truncated_data, {.why = manifest.chain[piece.file].name + " has been cut"});
-    }
-  };
-  StateFileWriter out(files, directory, name, true, manifest.operators);
-  for (std::uint32_t index = 0; index < manifest.operators.size(); ++index) {
-    for (const auto& [number, pieces] : groups[index]) {
-      MergedGroup group(manifest.operators[index].schema);
-      for (const Piece& piece : pieces) {
-        read(piece);
-        group.take(bytes);
-      }
-      if (!group.empty()) out.add(index, {StateBlock::What::entries, number, 0, group.bytes()});
-    }
-    for (const Log& log : logs[index]) {
-      read(log.piece);
-      out.add(index, {StateBlock::What::log, log.group, log.batch, bytes});
-    }
-  }
-  return out.finish();
+  scan_state_file(
+      files, directory, info, [&](const std::vector<CheckpointOperator>& operators, const StateBlockAt& block) {
+        f(operators[block.operator_index], {block.what, block.group, block.batch, std::string(block.bytes)});
+      });
 }
 
 }  // namespace sluice::detail

@@ -7,14 +7,13 @@
 
 #include "sluice/core/codec.h"
 #include "sluice/core/hash.h"
-#include "sluice/runtime/checksum.h"
-#include "sluice/runtime/kill_point.h"
+#include "sluice/stream/framed.h"
 
 namespace sluice::detail {
 namespace {
 
-constexpr std::uint32_t format_magic = 0x44434c53;  // "SLCD"
-constexpr std::uint8_t format_version = 1;
+constexpr FramedKind format_kind{0x44434c53, 1, "a checkpoint directory"};  // "SLCD"
+constexpr std::uint64_t format_bytes_max = 1 << 20;
 // Numbers of epochs that stay to be seen by people.
 constexpr std::uint64_t epochs_kept = 16;
 // Numbers of blocks of different runs never meet.
@@ -27,6 +26,36 @@ std::string epoch_path(const std::string& directory, std::uint64_t epoch) {
 }
 
 }  // namespace
+
+std::optional<CheckpointFormat> read_checkpoint_format(FileSystem& files, const std::string& directory) {
+  const std::string path = directory + "/FORMAT";
+  if (!files.stat(path).has_value()) return std::nullopt;
+  const std::string bytes = read_file(files, path, format_bytes_max);
+  return naming_file(path, [&] {
+    Decoder from(take_out_of_frame(format_kind, bytes));
+    CheckpointFormat format;
+    format.app = std::string(from.text());
+    format.hash_seed = from.u64();
+    format.key_groups = from.u32();
+    from.expect_end();
+    return format;
+  });
+}
+
+std::vector<std::uint64_t> list_epochs(FileSystem& files, const std::string& directory) {
+  std::vector<std::uint64_t> epochs;
+  const auto listed = files.list(directory + "/epochs");
+  for (const FileInfo& file : listed.value_or(std::vector<FileInfo>{})) {
+    const std::string_view name = std::string_view(file.path).substr(file.path.find_last_of('/') + 1);
+    std::uint64_t number = 0;
+    std::from_chars(name.data(), name.data() + name.size(), number);
+    if (number > 0 && epoch_path(directory, number) == directory + "/epochs/" + std::string(name)) {
+      epochs.push_back(number);
+    }
+  }
+  std::sort(epochs.begin(), epochs.end());
+  return epochs;
+}
 
 /// Blocks of one input: first their bytes into the log of blocks, then the record that names them into the journal. The
 /// two are synced at the same time; what is visible waits for both.
@@ -72,7 +101,12 @@ CheckpointDirectory::CheckpointDirectory(Runtime& runtime, CheckpointDirectoryOp
   wal_content_ = read_log(runtime_.files(), wal_path(), last_log_segment(runtime_.files(), wal_path()),
                           [](const LogHandle&, std::string_view) {});
   drop_blocks_without_bytes();
-  find_manifest(std::nullopt);
+  find_manifest();
+  // Where inputs stood is published before the first batch is recorded.
+  if (!manifest_.has_value() && !before_.has_value() && !content_.batches.empty()) {
+    throw Error(Code::no_readable_checkpoint,
+                {.why = "the journal in " + options_.path + " tells of batches, and there is no checkpoint"});
+  }
 }
 
 CheckpointDirectory::~CheckpointDirectory() = default;
@@ -99,99 +133,89 @@ void CheckpointDirectory::drop_blocks_without_bytes() {
 
 void CheckpointDirectory::read_format() {
   FileSystem& files = runtime_.files();
-  const std::string path = options_.path + "/FORMAT";
-  if (!files.stat(path).has_value()) {
+  std::optional<CheckpointFormat> format = read_checkpoint_format(files, options_.path);
+  if (!format) {
     if (options_.read_only) throw Error(Code::not_readable, {.why = options_.path + " is no checkpoint directory"});
     files.make_directories(options_.path + "/epochs");
-    Encoder body;
-    body.text(options_.app);
-    body.u64(options_.hash_seed);
-    body.u32(key_groups);
-    Encoder all;
-    all.u32(format_magic);
-    all.u8(format_version);
-    all.u32(crc32c(body.view()));
-    all.bytes(body.view());
-    files.publish(path, all.view());
-    return;
+    Encoder out;
+    out.text(options_.app);
+    out.u64(options_.hash_seed);
+    out.u32(key_groups);
+    if (files.publish_new(options_.path + "/FORMAT", put_in_frame(format_kind, out.view()))) return;
+    format = read_checkpoint_format(files, options_.path);  // of another program that is starting, too
+    if (!format) throw Error(Code::not_readable, {.why = options_.path + "/FORMAT has come and gone"});
   }
-  const std::string bytes = read_file(files, path, 1 << 20);
-  Decoder in(bytes);
-  if (in.u32() != format_magic)
-    throw Error(Code::corrupt_data, {.why = path + " is not that of a checkpoint directory"});
-  if (const std::uint8_t version = in.u8(); version > format_version) {
-    throw Error(Code::other_version,
-                {.why = options_.path + " is a checkpoint directory of version " + std::to_string(version) +
-                        ", this program knows " + std::to_string(format_version)});
-  }
-  const std::uint32_t sum = in.u32();
-  const std::string_view body = in.bytes(in.remaining());
-  if (crc32c(body) != sum) throw Error(Code::corrupt_data, {.why = path + ": its checksum is wrong"});
-  Decoder from(body);
-  const std::string app(from.text());
-  const std::uint64_t seed = from.u64();
-  const std::uint32_t groups = from.u32();
-  from.expect_end();
   const auto refuse = [&](const std::string& what, const std::string& before, const std::string& now) {
     throw Error(Code::other_checkpoint, {.why = options_.path + ": " + what + " was " + before + " and is " + now});
   };
-  if (app != options_.app) refuse("the application (--sluice.app)", "\"" + app + "\"", "\"" + options_.app + "\"");
-  if (seed != options_.hash_seed) {
-    refuse("the seed of the key hash (--sluice.hash-seed)", std::to_string(seed), std::to_string(options_.hash_seed));
+  if (format->app != options_.app) {
+    refuse("the application (--sluice.app)", "\"" + format->app + "\"", "\"" + options_.app + "\"");
   }
-  if (groups != key_groups) refuse("the number of key groups", std::to_string(groups), std::to_string(key_groups));
+  if (format->hash_seed != options_.hash_seed) {
+    refuse("the seed of the key hash (--sluice.hash-seed)", std::to_string(format->hash_seed),
+           std::to_string(options_.hash_seed));
+  }
+  if (format->key_groups != key_groups) {
+    refuse("the number of key groups", std::to_string(format->key_groups), std::to_string(key_groups));
+  }
 }
 
 void CheckpointDirectory::take_epoch() {
   FileSystem& files = runtime_.files();
   files.make_directories(options_.path + "/epochs");
   for (;;) {
-    std::uint64_t last = 0;
-    const auto listed = files.list(options_.path + "/epochs");
-    for (const FileInfo& file : listed.value_or(std::vector<FileInfo>{})) {
-      const std::string_view name = std::string_view(file.path).substr(file.path.find_last_of('/') + 1);
-      std::uint64_t number = 0;
-      const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
-      if (error == std::errc() && end == name.data() + name.size()) last = std::max(last, number);
-    }
+    const std::vector<std::uint64_t> taken = list_epochs(files, options_.path);
+    const std::uint64_t next = taken.empty() ? 1 : taken.back() + 1;
     const std::string who = "build " + std::to_string(options_.build) + "\n";
     // Of two that start at the same time one gets the number; the other tries the next and so fences the first.
-    if (!files.publish_new(epoch_path(options_.path, last + 1), who)) continue;
-    epoch_ = last + 1;
-    if (epoch_ > epochs_kept) files.remove(epoch_path(options_.path, epoch_ - epochs_kept));
+    if (!files.publish_new(epoch_path(options_.path, next), who)) continue;
+    epoch_ = next;
+    // In their order, see `fenced`.
+    for (const std::uint64_t old : taken) {
+      if (old + epochs_kept <= epoch_) files.remove(epoch_path(options_.path, old));
+    }
     return;
   }
 }
 
-bool CheckpointDirectory::fenced() { return runtime_.files().stat(epoch_path(options_.path, epoch_ + 1)).has_value(); }
+// A run that has slept for long may find that those after it have gone, too; but its own number goes before them.
+bool CheckpointDirectory::fenced() {
+  FileSystem& files = runtime_.files();
+  return files.stat(epoch_path(options_.path, epoch_ + 1)).has_value() ||
+         !files.stat(epoch_path(options_.path, epoch_)).has_value();
+}
 
 // The newest that can be read; what is wrong with others is kept for who asks.
-void CheckpointDirectory::find_manifest(std::optional<Time> before) {
+void CheckpointDirectory::find_manifest() {
   manifest_.reset();
-  std::size_t seen = 0;
+  bool any_damaged = false;
   for (const std::string& path : list_manifests(runtime_.files(), options_.path)) {
-    ++seen;
-    if (unreadable_.contains(path)) continue;
+    if (unreadable_.contains(path)) {
+      any_damaged = true;
+      continue;
+    }
     try {
       Manifest manifest = read_manifest(runtime_.files(), path);
-      if (before.has_value() && manifest.time >= *before) continue;
+      if (before_.has_value() && manifest.time >= *before_) continue;
       manifest_ = std::move(manifest);
+      manifest_path_ = path;
       return;
     } catch (const Error& error) {
-      if (error.code() == Code::other_version) throw;
+      if (!is_damage(error)) throw;
+      any_damaged = true;
       unreadable_.insert(path);
       damage_.push_back(error.details().why);
     }
   }
-  if (seen > 0 && unreadable_.size() == seen) {
-    std::string why;
-    for (const std::string& each : damage_) why += (why.empty() ? "" : "; ") + each;
-    throw Error(Code::no_readable_checkpoint, {.why = std::move(why)});
-  }
+  if (!any_damaged) return;
+  std::string why;
+  for (const std::string& each : damage_) why += (why.empty() ? "" : "; ") + each;
+  throw Error(Code::no_readable_checkpoint, {.why = std::move(why)});
 }
 
 bool CheckpointDirectory::choose_manifest_before(Time time) {
-  find_manifest(time);
+  before_ = time;
+  find_manifest();
   return manifest_.has_value();
 }
 
@@ -201,10 +225,11 @@ bool CheckpointDirectory::read_state(const std::function<void(const CheckpointOp
     for (const StateFileInfo& file : manifest_->chain) read_state_file(runtime_.files(), options_.path, file, f);
     return true;
   } catch (const Error& error) {
-    if (error.code() == Code::other_version || error.code() == Code::io_failed) throw;
-    unreadable_.insert(options_.path + "/" + manifest_name(manifest_->time, manifest_->epoch));
+    // A disk that fails now, and a program that the state does not fit, would be no better off with an older one.
+    if (!is_damage(error)) throw;
+    unreadable_.insert(manifest_path_);
     damage_.push_back(error.details().why);
-    find_manifest(std::nullopt);
+    find_manifest();
     return false;
   }
 }

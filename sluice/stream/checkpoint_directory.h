@@ -32,6 +32,17 @@
 
 namespace sluice::detail {
 
+/// What DIR/FORMAT says.
+struct CheckpointFormat {
+  std::string app;
+  std::uint64_t hash_seed = 0;
+  std::uint32_t key_groups = 0;
+};
+/// nullopt when there is none: this is no checkpoint directory. Errors: SLU-301, SLU-302, SLU-303, SLU-305, SLU-401.
+std::optional<CheckpointFormat> read_checkpoint_format(FileSystem& files, const std::string& directory);
+/// Numbers of the last runs, in their order.
+std::vector<std::uint64_t> list_epochs(FileSystem& files, const std::string& directory);
+
 struct CheckpointDirectoryOptions {
   std::string path;
   std::string app;
@@ -64,8 +75,9 @@ class CheckpointDirectory {
   bool choose_manifest_before(Time time);
   /// What was wrong with newer checkpoints.
   const std::vector<std::string>& damage() const { return damage_; }
-  /// Calls f for each block of the chosen checkpoint, oldest first. When a block cannot be read, an older checkpoint is
-  /// chosen and SLU-306 is thrown if there is none; false tells to begin again.
+  /// Calls f for each block of the chosen checkpoint, oldest first. When a block is damaged, an older checkpoint is
+  /// chosen and SLU-306 is thrown if there is none; false tells to begin again. Errors: what f throws that is no
+  /// damage.
   bool read_state(const std::function<void(const CheckpointOperator&, StateBlock&&)>& f);
 
   // ---- this run
@@ -94,14 +106,17 @@ class CheckpointDirectory {
   class Recorder;
   void read_format();
   void take_epoch();
-  void find_manifest(std::optional<Time> before);
+  void find_manifest();
   void drop_blocks_without_bytes();
 
   Runtime& runtime_;
   const CheckpointDirectoryOptions options_;
   std::uint64_t epoch_ = 0;
   JournalContent content_;
+  /// Manifests before that alone are looked at.
+  std::optional<Time> before_;
   std::optional<Manifest> manifest_;
+  std::string manifest_path_;
   std::set<std::string> unreadable_;
   std::vector<std::string> damage_;
   LogContent wal_content_;

@@ -7,6 +7,7 @@
 
 #include "sluice/runtime/errors.h"
 #include "sluice/runtime/kill_point.h"
+#include "sluice/stream/state_chain.h"
 
 namespace sluice::detail {
 namespace {
@@ -131,6 +132,8 @@ struct Checkpointer::State {
       try {
         each = read_manifest(files(), path);
       } catch (const Error& error) {
+        // One that cannot be read now may be whole, and so its files must not be taken for nobody's (C2).
+        if (!is_damage(error)) throw;
         // Damaged: no recovery will use it. It stays for whoever wants to see what has happened to it, as long as those
         // beside it, whose files it may share.
         if (kept.size() > kept_besides) files().remove(path);

@@ -3,11 +3,10 @@
 #include <cstdio>
 #include <set>
 
-#include "sluice/core/hash.h"
-#include "sluice/runtime/checksum.h"
 #include "sluice/runtime/kill_point.h"
 #include "sluice/runtime/process.h"
 #include "sluice/stream/driver.h"
+#include "sluice/stream/owed.h"
 
 namespace sluice::detail {
 namespace {
@@ -20,14 +19,6 @@ constexpr int slices_when_late = 4;
 std::uint64_t build_of_program() {
   const Image* image = image_of(reinterpret_cast<const void*>(&build_of_program));
   return image == nullptr ? 0 : image->build_id;
-}
-
-std::string file_name_of(Time time, const std::string& output) {
-  // Identities may hold anything.
-  const std::uint64_t hash = hash_long(0, output.data(), output.size());
-  char name[64];
-  std::snprintf(name, sizeof name, "%015lld-%016llx", to_milliseconds(time), static_cast<unsigned long long>(hash));
-  return name;
 }
 
 [[noreturn]] void fail(Code code, const OperatorInfo& info, std::string why) {
@@ -150,18 +141,18 @@ void Driver::check_bindings(const Manifest& manifest, const JournalContent& jour
     }
     const StreamNode* found = nullptr;
     for (const StreamNodePtr& stream : streams_) {
-      const bool kept = saved.schema.kind == "kept";
+      const bool kept = saved.schema.kind == kept_kind;
       if (kept ? stream->kept_as == saved.name : stream->state && has_name(*stream->info, saved.name)) {
         found = stream.get();
       }
     }
     if (found == nullptr) {
       // What a window that is gone held is no loss that anyone could mind, as state is.
-      if (saved.schema.kind == "kept") continue;
+      if (saved.schema.kind == kept_kind) continue;
       throw Error(Code::state_without_operator, {.why = "\"" + saved.name + "\", " + saved.schema.kind + " of " +
                                                         saved.schema.key + " to " + saved.schema.value});
     }
-    if (found->state && saved.schema.kind != "kept" && !found->state->fits(saved.schema)) {
+    if (found->state && saved.schema.kind != kept_kind && !found->state->fits(saved.schema)) {
       const StateSchema& now = found->state->schema;
       fail(Code::state_does_not_fit, *found->info,
            "the checkpoint has " + saved.schema.kind + " of " + saved.schema.key + " to " + saved.schema.value +
@@ -217,7 +208,7 @@ std::string Driver::report_bindings() const {
     if (!stream->state) continue;
     std::string from = "nothing: begins empty";
     for (const CheckpointOperator& saved : manifest->operators) {
-      if (saved.schema.kind == "kept" || !has_name(*stream->info, saved.name)) continue;
+      if (saved.schema.kind == kept_kind || !has_name(*stream->info, saved.name)) continue;
       bound.insert(saved.name);
       const bool dropped =
           std::find(options_.drop_state.begin(), options_.drop_state.end(), saved.name) != options_.drop_state.end();
@@ -234,7 +225,7 @@ std::string Driver::report_bindings() const {
     text += "  " + stream->info->name + " takes " + from + "\n";
   }
   for (const CheckpointOperator& saved : manifest->operators) {
-    if (saved.schema.kind != "kept" && !bound.contains(saved.name)) text += "  " + saved.name + " is dropped\n";
+    if (saved.schema.kind != kept_kind && !bound.contains(saved.name)) text += "  " + saved.name + " is dropped\n";
   }
   for (const InputSlot& slot : inputs_) {
     text += "  input " + slot.identity +
@@ -253,7 +244,7 @@ namespace {
 std::int64_t version_of(const Manifest& manifest, const StreamNode& stream) {
   Duration slide = stream.slide;
   for (const CheckpointOperator& saved : manifest.operators) {
-    if (saved.schema.kind != "kept" && has_name(*stream.info, saved.name)) slide = Duration(saved.schema.slide);
+    if (saved.schema.kind != kept_kind && has_name(*stream.info, saved.name)) slide = Duration(saved.schema.slide);
   }
   return (manifest.zero + (manifest.time - manifest.zero) / slide * slide).time_since_epoch().count();
 }
@@ -278,7 +269,7 @@ void Driver::load_state() {
         continue;
       }
       for (const StreamNodePtr& stream : with_state) {
-        if (saved.schema.kind == "kept" || !has_name(*stream->info, saved.name)) continue;
+        if (saved.schema.kind == kept_kind || !has_name(*stream->info, saved.name)) continue;
         by_name.emplace(saved.name, stream);
         whole_base_ = whole_base_ || stream->info->name != saved.name || stream->state->schema != saved.schema ||
                       stream->state->partitions != saved.partitions;
@@ -294,7 +285,7 @@ void Driver::load_state() {
     }
     const bool whole = directory_->read_state([&](const CheckpointOperator& from, StateBlock&& block) {
       kill_point("recovery.mid_state");
-      if (from.schema.kind == "kept") return load_kept(kept, from, std::move(block));
+      if (from.schema.kind == kept_kind) return load_kept(kept, from, std::move(block));
       const auto to = by_name.find(from.name);
       if (to == by_name.end()) return;
       const StateBinding& state = *to->second->state;
@@ -573,7 +564,7 @@ void Driver::begin_checkpoint(Time time) {
     if (stream->kept_as.empty()) continue;
     const auto index = static_cast<std::uint32_t>(manifest.operators.size());
     StateSchema schema;
-    schema.kind = "kept";
+    schema.kind = kept_kind;
     schema.value = stream->type->schema();
     schema.log_length = stream->keep.count();
     schema.slide = stream->slide.count();
@@ -643,10 +634,8 @@ bool Driver::owe(const StreamOutput& output, const NodePtr& node, Time time) {
   // If the records themselves cannot be made, nothing can be delivered later either.
   JobResult result = std::move(engine_->run({node}, {time, &cancelled_, {}})[0]);
   if (result.error != nullptr) return false;
-  Encoder body;
-  body.varint(result.partitions.size());
-  for (const RestedPtr& records : result.partitions) records->encode_to(body);
-  std::uint64_t owed_bytes = body.size();
+  const std::string bytes = encode_owed(node->type->schema(), result.partitions);
+  std::uint64_t owed_bytes = bytes.size();
   FileSystem& files = engine_->runtime().files();
   files.make_directories(directory_->owed_path());
   for (const FileInfo& file : files.list(directory_->owed_path()).value_or(std::vector<FileInfo>{})) {
@@ -654,12 +643,8 @@ bool Driver::owe(const StreamOutput& output, const NodePtr& node, Time time) {
   }
   if (owed_bytes > options_.owed_bytes_max) return false;
   if (!owed_.empty() && time - owed_.front().time > options_.owed_age_max) return false;
-  Encoder all;
-  all.u32(crc32c(body.view()));
-  all.text(node->type->schema());
-  all.bytes(body.view());
   kill_point("driver.before_owed");
-  files.publish(directory_->owed_path() + "/" + file_name_of(time, output.identity), all.view());
+  files.publish(directory_->owed_path() + "/" + owed_file_name({time, output.identity}), bytes);
   const auto index = static_cast<std::size_t>(&output - outputs_.data());
   directory_->journal().output(time, index, false, {});
   owed_.push_back({time, output.identity});
@@ -683,22 +668,16 @@ void Driver::deliver_owed() {
       left.push_back(owed);
       continue;
     }
-    const std::string path = directory_->owed_path() + "/" + file_name_of(owed.time, owed.output);
-    const std::string bytes = read_file(files, path, ~std::uint64_t{0});
-    Decoder in(bytes);
-    const std::uint32_t sum = in.u32();
-    const std::string_view schema = in.text();
-    const std::string_view body = in.bytes(in.remaining());
-    if (crc32c(body) != sum) throw Error(Code::corrupt_data, {.why = path + ": its checksum is wrong"});
+    const std::string path = directory_->owed_path() + "/" + owed_file_name(owed);
+    const OwedRecords records = OwedRecords::read(files, path);
     const TypeOps& type = *output->stream->type;
-    if (schema != type.schema()) {
+    if (records.schema() != type.schema()) {
       fail(Code::state_does_not_fit, *output->info,
-           "it owes records of " + std::string(schema) + ", and has records of " + type.schema());
+           "it owes records of " + records.schema() + ", and has records of " + type.schema());
     }
-    Decoder from(body);
     std::vector<Shipped<Source>> sources;
-    for (std::size_t n = from.count(); n > 0; --n) {
-      sources.push_back(ship<Source, RestedSource>(*output->info, RestedRecords::decode_from(from, type)));
+    for (RestedPtr& rested : records.partitions(type)) {
+      sources.push_back(ship<Source, RestedSource>(*output->info, std::move(rested)));
     }
     const std::size_t partitions = sources.size();
     const NodePtr node = make_source(output->info, type, std::move(sources), partitions);
