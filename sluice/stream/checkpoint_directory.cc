@@ -124,10 +124,7 @@ void CheckpointDirectory::drop_blocks_without_bytes() {
       return segment == ends.end() || handle->offset + handle->bytes > segment->second;
     });
     // What a receiver said with a block that is gone is not where its source must be read on.
-    JournalContent::Told& told = content_.receivers[input];
-    for (const auto& [number, block] : blocks) {
-      if (number >= told.number && !block.position.empty()) told = {number, block.position};
-    }
+    content_.receivers[input] = content_.last_told(input);
   }
 }
 

@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "sluice/core/codec.h"
+#include "sluice/stream/framed.h"
+#include "sluice/stream/log_format.h"
 
 namespace sluice::detail {
 namespace {
@@ -32,9 +34,9 @@ class Reader {
   void take(std::string_view record) {
     Decoder in(record);
     const auto kind = static_cast<Event>(in.u8());
-    if (const std::uint8_t version = in.u8(); version > record_version) {
-      throw Error(Code::other_version, {.why = "a record of the journal has version " + std::to_string(version) +
-                                               ", this program knows " + std::to_string(record_version)});
+    if (const std::uint8_t version = in.u8(); version != record_version) {
+      throw Error(Code::other_version, {.why = "this is a record of the journal of version " + std::to_string(version) +
+                                               "; this program knows version " + std::to_string(record_version)});
     }
     if (content_.empty && kind != Event::run) in.fail_corrupt("a journal does not begin with a run");
     content_.empty = false;
@@ -104,7 +106,7 @@ class Reader {
   void take_output(Decoder& in) {
     const Time time = read_time(in);
     const std::string& output = name_of(in, outputs_);
-    const bool done = in.u8() != 0;
+    const bool done = decode_bool(in) != 0;
     RecordedBatch& batch = batch_of(in, time);
     batch.build = content_.build;
     batch.outputs[output] = done;
@@ -140,8 +142,24 @@ class Reader {
 JournalContent read_journal(FileSystem& files, const std::string& directory) {
   JournalContent content;
   Reader reader(content);
-  content.log = read_log(files, directory, 0, [&](const LogHandle&, std::string_view record) { reader.take(record); });
+  content.log = read_log(files, directory, 0, [&](const LogHandle& handle, std::string_view record) {
+    const auto take = [&] { reader.take(record); };
+    naming_file(log_segment_path(directory, {handle.epoch, handle.segment}) + " at byte " +
+                    std::to_string(handle.offset),
+                take);
+  });
   return content;
+}
+
+JournalContent::Told JournalContent::last_told(const std::string& input) const {
+  Told told;
+  if (const auto before = receivers.find(input); before != receivers.end()) told = before->second;
+  if (const auto known = blocks.find(input); known != blocks.end()) {
+    for (const auto& [number, block] : known->second) {
+      if (number >= told.number && !block.position.empty()) told = {number, block.position};
+    }
+  }
+  return told;
 }
 
 Journal::Journal(Runtime& runtime, const std::string& directory, const JournalContent& content, RunRecord run,
@@ -159,6 +177,7 @@ Journal::Journal(Runtime& runtime, const std::string& directory, const JournalCo
       sinks_(content.sinks) {
   owed_.insert(content.owed.begin(), content.owed.end());
   for (const auto& [name, told] : content.receivers) receivers_[name] = {told, 0};
+  for (const auto& [name, blocks] : content.blocks) receivers_[name] = {content.last_told(name), 0};
   // Everything recorded before lies in the segments before this run's first one.
   const std::uint64_t before = log_.segment() == 0 ? 0 : log_.segment() - 1;
   const auto wal_segment_of = [](const RecordedBlock& block) {
@@ -244,8 +263,10 @@ LogPosition Journal::block(std::size_t input, const RecordedBlock& block) {
   out.u64(to_number(block.stored));
   encode(block.handle, out);
   out.text(block.position);
-  const LogPosition at = append(out);
+  // In one step: `forget` must not take the segment for one in which nothing is. (This log's append does not wait.)
   const std::lock_guard lock(mutex_);
+  const LogPosition at = log_.append(out.view());
+  bytes_in_segment_ += out.size();
   unallocated_[input][block.number] = {at.handle.segment, block.handle ? block.handle->segment : ~std::uint64_t{0}};
   ToldIn& told = receivers_[run_.inputs[input]];
   if (!block.position.empty() && block.number >= told.number)

@@ -91,6 +91,8 @@ struct JournalContent {
     std::string position;
   };
   std::map<std::string, Told> receivers;
+  /// By both.
+  Told last_told(const std::string& input) const;
   std::vector<OwedOutput> owed;
   /// By identity of the output: what its sink said last.
   std::map<std::string, std::string> sinks;
