@@ -76,7 +76,7 @@ void write_frame(Connection& connection, std::string_view payload, Time deadline
 std::optional<std::string> read_frame(Connection& connection, Time deadline) {
   char head[8];
   if (!read_whole(connection, head, sizeof head, deadline)) return std::nullopt;
-  Decoder header(head);
+  Decoder header(std::string_view(head, sizeof head));
   const std::uint32_t size = header.u32();
   const std::uint32_t sum = header.u32();
   if (size > frame_bytes_max) throw Error(Code::over_limit, {.why = "a frame of " + std::to_string(size) + " bytes"});

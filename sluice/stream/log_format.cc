@@ -155,7 +155,7 @@ std::uint32_t log_record_checksum(LogSegmentId segment, std::uint64_t offset, st
   std::memcpy(bytes + 8, &segment.number, 8);
   std::memcpy(bytes + 16, &offset, 8);
   std::memcpy(bytes + 24, &length, 4);
-  return crc32c(bytes);
+  return crc32c({bytes, sizeof bytes});
 }
 
 }  // namespace sluice::detail
