@@ -314,11 +314,11 @@ TEST_F(TransportTest, ClosingAConnectorEndsTheWaitForAnAnswer) {
   std::string why;
   const auto thread = system_runtime().spawn(
       "connects", [&] { why = failure(Code::network_failed, [&] { connector->connect(never); }); });
-  while (hole.connecting() == others) system_runtime().wait_for(100us);
+  while (hole.connecting() <= others) system_runtime().wait_for(100us);
   connector->close();
   thread->join();
   EXPECT_NE(why.find("given up on this side"), std::string::npos) << why;
-  EXPECT_EQ(hole.connecting(), others);
+  EXPECT_LE(hole.connecting(), others);  // the others may end
 }
 
 TEST_F(TransportTest, ClosingAConnectorEndsTheWaitForRoomInTheBacklogOfAUnixSocket) {
