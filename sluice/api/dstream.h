@@ -245,7 +245,8 @@ class DStream : public Operators<DStream, T> {
       detail::Engine& engine = driver->engine();
       std::vector<detail::NodePtr> entering;
       for (const Time t : parent->times(driver->zero(), time - std::min(options.slide, options.length), time)) {
-        entering.push_back(detail::by_key<K, V>(engine, made, parent->at(engine, t), partitions));
+        const detail::NodePtr batch = parent->left_out(t, time) ? parent->empty(partitions) : parent->at(engine, t);
+        entering.push_back(detail::by_key<K, V>(engine, made, batch, partitions));
       }
       return detail::make_narrow(
           made, type_ops<T>(),
@@ -471,7 +472,7 @@ class DStream : public Operators<DStream, T> {
     stream->compute = [driver = driver_.get(), parent = node_, made, options, how](Time time) {
       std::vector<detail::NodePtr> batches;
       for (const Time t : parent->times(driver->zero(), time - options.length, time)) {
-        batches.push_back(parent->at(driver->engine(), t));
+        if (!parent->left_out(t, time)) batches.push_back(parent->at(driver->engine(), t));
       }
       return batches.size() == 1 ? batches[0] : detail::make_union(made, std::move(batches), how);
     };

@@ -75,6 +75,15 @@ std::vector<Time> StreamNode::times(Time zero, Time after, Time until) const {
   return all;
 }
 
+NodePtr StreamNode::empty(std::size_t partitions) const {
+  // The type of an empty collection does not matter: nothing is pushed.
+  std::vector<Shipped<Source>> sources;
+  for (std::size_t p = 0; p < partitions; ++p) {
+    sources.push_back(ship<Source, CollectionSource<char>>(*info, std::vector<char>()));
+  }
+  return make_source(info, *type, std::move(sources), partitions, nullptr, true);
+}
+
 void StreamNode::forget_before(Time time) { made_.erase(made_.begin(), made_.lower_bound(time)); }
 
 // ---- Graph
@@ -156,6 +165,7 @@ void Driver::set_keep_times() {
   // What windows reach back for is a part of checkpoints, unless it is an input that can be read again.
   for (const StreamNodePtr& stream : streams_) {
     if (stream->asked_back == Duration{}) continue;
+    stream->past_is_made = true;
     const auto input =
         std::find_if(inputs_.begin(), inputs_.end(), [&](const InputSlot& slot) { return slot.stream == stream; });
     const bool read_again =

@@ -63,6 +63,8 @@ class StreamNode {
   Duration reach{};
   /// How far back children ask for its RDDs themselves.
   Duration asked_back{};
+  /// Its RDDs of past batches are all there; where there is none, no batch was run (MissedBatches::merge).
+  bool past_is_made = false;
   std::optional<Keep> persist;
   /// Its state must be brought up to date at each slide, whether or not an output asks for it.
   bool stateful = false;
@@ -87,6 +89,10 @@ class StreamNode {
   const std::map<Time, NodePtr>& made() const { return made_; }
   /// Times in (after, until] at which this stream has an RDD.
   std::vector<Time> times(Time zero, Time after, Time until) const;
+  /// Whether one of these times has no RDD, in the batch of time `now`, since no batch was run then.
+  bool left_out(Time time, Time now) const { return past_is_made && time < now && !made_.contains(time); }
+  /// An RDD of nothing in place of one that was left out, partitioned by key.
+  NodePtr empty(std::size_t partitions) const;
   void forget_before(Time time);
 
  private:
