@@ -163,7 +163,7 @@ struct StateSchema {
   std::uint32_t value_bytes = 0;
   /// Logs of batches up to (last slide - this) have left; 0: there are no logs.
   std::int64_t log_length = 0;
-  /// Time between two batches of the operator: its state is that of the last multiple.
+  /// Time between two batches of the operator.
   std::int64_t slide = 0;
   friend bool operator==(const StateSchema&, const StateSchema&) = default;
 };
@@ -190,6 +190,8 @@ class StatePartition {
   virtual void load(const StateBlock& block, const StateSchema& written) = 0;
   /// All blocks are loaded: the state is that after the operator's batch `version`.
   virtual void loaded(std::int64_t version) = 0;
+  /// The operator's last batch; 0: there was none.
+  virtual std::int64_t last_batch() const = 0;
   /// All of it counts as changed.
   virtual void mark_all() = 0;
 };

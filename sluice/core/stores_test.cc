@@ -485,6 +485,7 @@ class Counter : public StatePartition {
   bool write(std::size_t, std::vector<StateBlock>&) override { return false; }
   void load(const StateBlock&, const StateSchema&) override {}
   void loaded(std::int64_t) override {}
+  std::int64_t last_batch() const override { return 0; }
   void mark_all() override {}
   bool tracked = false;
 };

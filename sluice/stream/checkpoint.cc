@@ -63,6 +63,7 @@ void encode_operators(const std::vector<CheckpointOperator>& operators, Encoder&
     out.text(each.name);
     encode_schema(each.schema, out);
     out.varint(each.partitions);
+    out.u64(static_cast<std::uint64_t>(each.batch));
   }
 }
 
@@ -73,6 +74,7 @@ std::vector<CheckpointOperator> decode_operators(Decoder& from) {
     each.name = std::string(from.text());
     each.schema = decode_schema(from);
     each.partitions = from.varint();
+    each.batch = static_cast<std::int64_t>(from.u64());
     operators.push_back(std::move(each));
   }
   return operators;

@@ -37,6 +37,9 @@ struct CheckpointOperator {
   StateSchema schema;
   /// Partitions it had; loading into others is possible.
   std::uint64_t partitions = 0;
+  /// The batch of the operator whose outcome it is: the last time that a window slid, however many of its times were
+  /// left out since then. 0: that of the checkpoint.
+  std::int64_t batch = 0;
   friend bool operator==(const CheckpointOperator&, const CheckpointOperator&) = default;
 };
 

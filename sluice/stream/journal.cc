@@ -144,9 +144,9 @@ JournalContent read_journal(FileSystem& files, const std::string& directory) {
   Reader reader(content);
   content.log = read_log(files, directory, 0, [&](const LogHandle& handle, std::string_view record) {
     const auto take = [&] { reader.take(record); };
-    naming_file(log_segment_path(directory, {handle.epoch, handle.segment}) + " at byte " +
-                    std::to_string(handle.offset),
-                take);
+    naming_file(
+        log_segment_path(directory, {handle.epoch, handle.segment}) + " at byte " + std::to_string(handle.offset),
+        take);
   });
   return content;
 }

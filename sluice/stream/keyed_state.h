@@ -235,6 +235,7 @@ class KeyedState : public StatePartition {
   }
 
   void loaded(std::int64_t batch) override { version = batch; }
+  std::int64_t last_batch() const override { return version; }
   void mark_all() override {
     for_each_used(0, groups(), [this](std::uint32_t g) {
       for (std::uint32_t index = 0; index < groups_[g].table.size(); ++index) {

@@ -15,8 +15,9 @@ constexpr FramedKind owed_kind{0x4f434c53, 1, "an owed output"};  // "SLCO"
 }  // namespace
 
 std::string owed_file_name(const OwedOutput& owed) {
-  // Identities may hold anything.
-  const std::uint64_t hash = hash_long(0, owed.output.data(), owed.output.size());
+  // Identities may hold anything. The hash is one of long texts.
+  const std::string text = "output " + std::string(hash_short_bytes, ' ') + owed.output;
+  const std::uint64_t hash = hash_long(0, text.data(), text.size());
   char name[64];
   std::snprintf(name, sizeof name, "%015lld-%016llx", to_milliseconds(owed.time),
                 static_cast<unsigned long long>(hash));

@@ -240,13 +240,12 @@ std::string Driver::report_bindings() const {
 }
 
 namespace {
-// The last slide time of an operator's state in a checkpoint, as it was slid then.
+// The batch whose outcome an operator's state in a checkpoint is.
 std::int64_t version_of(const Manifest& manifest, const StreamNode& stream) {
-  Duration slide = stream.slide;
   for (const CheckpointOperator& saved : manifest.operators) {
-    if (saved.schema.kind != kept_kind && has_name(*stream.info, saved.name)) slide = Duration(saved.schema.slide);
+    if (saved.schema.kind != kept_kind && has_name(*stream.info, saved.name)) return saved.batch;
   }
-  return (manifest.zero + (manifest.time - manifest.zero) / slide * slide).time_since_epoch().count();
+  return 0;
 }
 }  // namespace
 
@@ -557,6 +556,7 @@ void Driver::begin_checkpoint(Time time) {
       for (std::size_t p = 0; p < stream->state->partitions; ++p) {
         auto state = engine_->states().find(stream->state->operation, p);
         if (state == nullptr) continue;
+        manifest.operators.back().batch = state->last_batch();
         state->freeze();
         saving_->partitions.push_back({index, std::move(state)});
       }

@@ -88,7 +88,8 @@ void StateChain::take(std::size_t file, const CheckpointOperator& written, const
   }
   const StateSchema& schema = known->schema;
   const bool is_log = block.what == StateBlock::What::log;
-  if (is_log && has_left(block.batch, manifest_.time.time_since_epoch().count(), schema)) return;
+  const std::int64_t last_batch = known->batch != 0 ? known->batch : manifest_.time.time_since_epoch().count();
+  if (is_log && has_left(block.batch, last_batch, schema)) return;
   // How long a window holds what it has may change from run to run.
   const StateSchema& before = written.schema;
   if (before.kind != schema.kind || before.key != schema.key || before.value != schema.value ||

@@ -1,0 +1,88 @@
+// What becomes of the time in which no program ran: its intervals are left out (MissedBatches::merge).
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "sluice/testkit/testing.h"
+#include "tests/scenario/matrix.h"
+
+namespace sluice::testing {
+namespace {
+
+/// Lives of one program, one after the other, with a checkpoint after each batch.
+class Downtime : public ::testing::Test {
+ protected:
+  Downtime() {
+    options_.runtime = &runtime_;
+    options_.checkpoint = "/dev/shm/sluice-downtime-" + std::to_string(runtime_.random_seed());
+    options_.checkpoint_interval = 1ms;
+    options_.recordings = std::make_shared<Recordings>();
+  }
+  ~Downtime() override { runtime_.files().remove_all(options_.checkpoint); }
+
+  /// Lives until the stream has had `batches`, those of earlier lives and those left out included.
+  template <class Declare>
+  auto live(std::size_t batches, const Declare& declare) {
+    StreamTest t(options_);
+    auto out = t.output(declare(t));
+    t.run(batches);
+    return out;
+  }
+  void pass(Duration downtime) { runtime_.advance(downtime); }
+
+  HandRuntime runtime_;
+  StreamTestOptions options_;
+};
+
+TEST_F(Downtime, AWindowThatReachesOverItHasWhatThereIs) {
+  const auto program = [](StreamTest& t) {
+    return t.stream<int>({{1}, {2}, {3}, {4}}).map([](int x) { return x; }).window({.length = 4s});
+  };
+  live(2, program);
+  pass(3s);  // Seconds 3 and 4 are left out: the next batch is that of second 5.
+  live(3, program);
+  const auto out = live(6, program);
+  EXPECT_EQ(values(out.batches()), (Ints{{1}, {1, 2}, {2, 3}, {3, 4}}));
+}
+
+TEST_F(Downtime, AWindowOverAnInputHasWhatThereIs) {
+  const auto program = [](StreamTest& t) { return t.stream<int>({{1}, {2}, {3}, {4}}).window({.length = 4s}); };
+  live(2, program);
+  pass(3s);
+  live(3, program);
+  const auto out = live(6, program);
+  EXPECT_EQ(values(out.batches()), (Ints{{1}, {1, 2}, {2, 3}, {3, 4}}));
+}
+
+// What it is made of leaves it at its next slide, however many slides were left out before the checkpoint.
+TEST_F(Downtime, AWindowWithInverseThatMissedASlideForgetsWhatHasLeft) {
+  const auto program = [](StreamTest& t) {
+    return t.stream<int>({{1}, {2}, {4}, {8}, {}, {}, {}, {16}, {32}, {}, {}, {64}})
+        .map([](int x) { return Pair(1, x); })
+        .reduce_by_key_and_window(std::plus{}, std::minus{}, {.length = 3s, .slide = 3s});
+  };
+  // The lists of seconds 1 to 4. Second 4 is in the window that slides once more, at 6; those of 5 to 7 are empty.
+  live(4, program);
+  pass(7s);
+  Output<Pair> out;
+  const auto go_on = [&](std::size_t batches_at_start, int seconds) {
+    StreamTest t(options_);
+    out = t.output(program(t));
+    t.start();
+    std::size_t batches = batches_at_start;
+    t.streaming().driver()->await_batches(batches);
+    for (int second = 0; second < seconds; ++second) {
+      t.advance(1s);
+      t.streaming().driver()->await_batches(++batches);
+    }
+  };
+  go_on(4, 0);  // seconds 5 to 7, and 11; 9 has been left out
+  go_on(0, 4);
+  // Seconds 11 to 15 have the fifth list to the ninth.
+  EXPECT_EQ(sorted_values(out.batches()), (Pairs{{{1, 7}}, {{1, 8}}, {}, {{1, 48}}}));
+}
+
+}  // namespace
+}  // namespace sluice::testing
