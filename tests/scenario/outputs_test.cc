@@ -1,0 +1,180 @@
+// Outputs that fail, outputs of a run that has been replaced, and outputs shown again (DESIGN 8 and 9).
+#include <gmock/gmock.h>
+
+#include <algorithm>
+#include <atomic>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "tests/scenario/lives.h"
+
+namespace sluice::testing {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+const std::vector<std::vector<int>> lists{{1}, {2}, {3}, {4}, {5}, {6}};
+
+/// Has each batch's sum.
+struct Seen {
+  std::vector<long> sums;
+  bool fails = false;
+  auto function() {
+    return [this](const Rdd<int>& rdd) {
+      long sum = 0;
+      for (const int x : rdd.collect()) sum += x;
+      if (fails) throw std::runtime_error("the disk of the others is full");
+      sums.push_back(sum);
+    };
+  }
+};
+
+TEST(Outputs, OneThatFailsIsTriedAgain) {
+  Lives lives;
+  StreamTestOptions options = lives.options();
+  options.output_tries = 3;
+  std::atomic<int> calls = 0;
+  lives.live(options, [&](StreamTest& t) {
+    const auto in = t.stream(lists).name("in");
+    in.foreach_rdd([&](const Rdd<int>&) {
+        if (++calls < 3) throw std::runtime_error("not yet");
+      }).name("out");
+    t.start();
+    t.advance(1s);
+    // It waits longer each time.
+    while (calls < 3) t.advance(10ms);
+    t.streaming().driver()->await_batches(1);
+    t.stop(true);
+  });
+  EXPECT_GE(calls.load(), 3);  // with the batches that became due meanwhile
+}
+
+TEST(Outputs, WhatStoppedTheStreamIsAllThatRunsAgain) {
+  Lives lives;
+  Seen good;
+  Seen bad;
+  const auto program = [&](StreamTest& t) {
+    const auto in = t.stream(lists).name("in");
+    in.foreach_rdd(good.function()).name("good");
+    in.foreach_rdd(bad.function()).name("bad");
+    t.run(1);
+    bad.fails = good.sums.size() == 1;
+    t.run(3);
+  };
+  EXPECT_THAT(error_of([&] { lives.live(program); }), HasSubstr("the disk of the others is full"));
+  EXPECT_THAT(good.sums, ElementsAre(1, 2));
+  EXPECT_THAT(bad.sums, ElementsAre(1));
+  bad.fails = false;
+  lives.live(program);
+  EXPECT_THAT(good.sums, ElementsAre(1, 2, 3, 4));
+  EXPECT_THAT(bad.sums, ElementsAre(1, 2, 3, 4));
+}
+
+TEST(Outputs, WhatOneLacksIsDeliveredLaterAcrossARestart) {
+  Lives lives;
+  StreamTestOptions options = lives.options();
+  options.failed_output = FailedOutput::go_on;
+  Seen good;
+  Seen bad;
+  const auto live = [&](std::size_t batches, bool fails) {
+    bad.fails = fails;
+    lives.live(options, [&](StreamTest& t) {
+      const auto in = t.stream(lists).name("in");
+      in.foreach_rdd(good.function()).name("good");
+      in.foreach_rdd(bad.function()).name("bad");
+      t.run(batches);
+    });
+  };
+  live(1, false);
+  live(3, true);
+  EXPECT_THAT(good.sums, ElementsAre(1, 2, 3));
+  EXPECT_THAT(bad.sums, ElementsAre(1));
+  live(4, true);
+  EXPECT_THAT(bad.sums, ElementsAre(1));
+  live(6, false);
+  EXPECT_THAT(good.sums, ElementsAre(1, 2, 3, 4, 5, 6));
+  std::sort(bad.sums.begin(), bad.sums.end());
+  EXPECT_THAT(bad.sums, ElementsAre(1, 2, 3, 4, 5, 6));
+}
+
+/// The same machine, another process.
+struct OtherProcess : HandRuntime {
+  std::uint64_t process() const override { return 2; }
+};
+
+TEST(Outputs, OfARunThatWasReplacedNothingMoreIsSeen) {
+  Lives lives;
+  OtherProcess other;
+  Seen of_old;
+  Seen of_new;
+  const auto declare = [](StreamTest& t, Seen& seen) {
+    t.stream(lists).name("in").foreach_rdd(seen.function()).name("out");
+  };
+  std::string error;
+  lives.live([&](StreamTest& old) {
+    declare(old, of_old);
+    old.run(2);
+    StreamTestOptions options = lives.options();
+    options.runtime = &other;
+    other.advance(lives.runtime.clock().now() - other.clock().now());
+    StreamTest replacing(options);
+    declare(replacing, of_new);
+    replacing.run(4);
+    error = error_of([&] { old.run(3); });
+  });
+  EXPECT_THAT(error, HasSubstr("SLU-209"));
+  EXPECT_THAT(of_old.sums, ElementsAre(1, 2));
+  EXPECT_THAT(of_new.sums, ElementsAre(3, 4));
+}
+
+TEST(Outputs, AreShownAgainByAReplayThatChangesNothing) {
+  Lives lives;
+  const auto declare = [](StreamTest& t) {
+    t.stream(lists)
+        .name("in")
+        .map([](int x) { return std::pair(x % 2, x); })
+        .update_state_by_key([](std::span<const int> now, std::optional<int> sum) {
+          for (const int x : now) sum = sum.value_or(0) + x;
+          return sum;
+        })
+        .name("sums")
+        .print();
+  };
+  const auto replay_it = [&](StreamTest& t) {
+    declare(t);
+    t.start();
+    t.streaming().await_termination();
+  };
+  StreamTestOptions options = lives.options();
+  options.checkpoint_interval = 1h;
+  ::testing::internal::CaptureStdout();
+  lives.live(options, [&](StreamTest& t) {
+    declare(t);
+    t.run(6);
+  });
+  const std::string production = ::testing::internal::GetCapturedStdout();
+  const Time fourth = Time(lives.runtime.clock().now() - 2s);
+
+  const auto before = lives.listing();
+  std::string replayed;
+  {
+    const OutsideSetting replay("SLUICE_REPLAY", std::to_string(to_milliseconds(fourth)));
+    ::testing::internal::CaptureStdout();
+    lives.live(options, replay_it);
+    replayed = ::testing::internal::GetCapturedStdout();
+  }
+  EXPECT_FALSE(replayed.empty());
+  EXPECT_THAT(production, HasSubstr(replayed));
+  EXPECT_EQ(lives.listing(), before);
+
+  const OutsideSetting replay("SLUICE_REPLAY", std::to_string(to_milliseconds(fourth) + 1));
+  EXPECT_THAT(error_of([&] { lives.live(options, replay_it); }), HasSubstr("SLU-210"));
+}
+
+}  // namespace
+}  // namespace sluice::testing
