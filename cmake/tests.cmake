@@ -66,7 +66,7 @@ foreach(layer IN LISTS layers)
 endforeach()
 
 # Tests of the whole engine.
-foreach(kind IN ITEMS scenario sim kill)
+foreach(kind IN ITEMS scenario sim)
   sluice_glob(sources ${PROJECT_SOURCE_DIR}/tests/${kind}/*.cc)
   set(label ${kind})
   if(kind STREQUAL scenario)
@@ -74,6 +74,10 @@ foreach(kind IN ITEMS scenario sim kill)
   endif()
   sluice_test(sluice_${kind}_test ${label} "sluice::sluice;sluice::testkit" ${sources})
 endforeach()
+
+# Real processes, killed at any instant: the program that is killed, and who kills it (`./dev kill`).
+add_executable(sluice_kill_job tests/kill/job.cc)
+target_link_libraries(sluice_kill_job PRIVATE sluice::sluice)
 
 # The scenarios once more, under many interleavings each: no threads, so no more than the simulation can repeat. Those
 # that do not use tests/scenario/matrix.h run as ever. 200 seeds take 8 s in release, minutes with sanitizers.

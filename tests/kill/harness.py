@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""Kills a streaming job at every instant, starts it again, and compares all that it has made visible with what an
+uninterrupted run gives. Run by `./dev kill`; what is promised and how it is tried: docs/reliability.md.
+
+    harness.py PROGRAM [--runs N] [--seed S] [--jobs J] [--scenario NAME]
+"""
+import argparse
+import collections
+import concurrent.futures
+import os
+import pathlib
+import shutil
+import sys
+
+import oracle
+import plan as plans
+import run as runs
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+
+
+def one_run(program: str, directory: str, seed: int, scenario: str | None) -> runs.Result:
+    """In a process of its own."""
+    plan = plans.draw(seed, plans.kill_places(ROOT), scenario)
+    try:
+        result = runs.Run(plan, program, pathlib.Path(directory)).run()
+    except Exception as error:
+        result = runs.Result(seed, plan.scenario, oracle.Mistakes(), collections.Counter())
+        result.mistakes.add("INFRA", f"the harness failed: {error!r}")
+    if not result.failed:
+        shutil.rmtree(directory, ignore_errors=True)
+    return result
+
+
+def table(results: list[runs.Result]) -> str:
+    def count(kind: str) -> int:
+        return sum(result.mistakes.counts[kind] > 0 for result in results)
+
+    places: collections.Counter[str] = collections.Counter()
+    for result in results:
+        places.update(result.places)
+    scenarios = collections.Counter(result.scenario for result in results)
+    rows = [
+        ("runs", f"{len(results)}: " + ", ".join(f"{n} {name}" for name, n in sorted(scenarios.items()))),
+        ("kills", f"{sum(r.kills for r in results)}, {sum(r.in_recovery for r in results)} a moment after the start"),
+        ("graceful stops", str(sum(r.stops for r in results))),
+        ("batches", str(sum(r.batches for r in results))),
+        ("lines", f"{sum(r.lines for r in results)}; {sum(r.lost_by_socket for r in results)} of sockets never logged"),
+        ("places hit", f"{sum(1 for p in places if not p.startswith('('))} different"),
+    ]
+    rows += [(f"  {place}", str(n)) for place, n in sorted(places.items())]
+    rows += [(kind, f"{count(kind)} runs") for kind in oracle.Mistakes.KINDS]
+    return "\n".join(f"{name:32} {value}" for name, value in rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program")
+    parser.add_argument("--runs", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=1, help="of the first run; the others follow")
+    parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), help="runs at once")
+    parser.add_argument("--scenario", choices=plans.SCENARIOS)
+    parser.add_argument("--until-failure", action="store_true", help="no more runs after one that failed")
+    options = parser.parse_args()
+
+    base = pathlib.Path(options.program).resolve().parent.parent / "kill"
+    base.mkdir(exist_ok=True)
+    results: list[runs.Result] = []
+    with concurrent.futures.ProcessPoolExecutor(options.jobs, max_tasks_per_child=1) as pool:
+        futures = [
+            pool.submit(one_run, options.program, str(base / f"seed-{seed}"), seed, options.scenario)
+            for seed in range(options.seed, options.seed + options.runs)
+        ]
+        for future in concurrent.futures.as_completed(futures):
+            if future.cancelled():
+                continue
+            result = future.result()
+            results.append(result)
+            verdict = ", ".join(f"{n} {kind}" for kind, n in result.mistakes.counts.items()) or "passed"
+            print(
+                f"seed {result.seed} {result.scenario}: {verdict}; {result.kills} kills, {result.batches} batches, "
+                f"{result.lines} lines, {result.seconds:.0f} s",
+                flush=True,
+            )
+            if result.failed:
+                print("  " + "\n  ".join([result.description, *result.mistakes.words, result.directory]), flush=True)
+                if options.until_failure:
+                    for other in futures:
+                        other.cancel()
+    print()
+    print(table(results))
+    failed = sorted((result for result in results if result.failed), key=lambda result: result.seed)
+    for result in failed:
+        if result.mistakes.counts.keys() != {"INFRA"}:
+            scenario = f" --scenario {options.scenario}" if options.scenario else ""
+            print(f"again: ./dev kill --runs 1 --seed {result.seed}{scenario}   ({result.directory})")
+    infra = sum(result.mistakes.counts["INFRA"] > 0 for result in results)
+    wrong = any(result.mistakes.counts.keys() - {"INFRA"} for result in results)
+    return 1 if wrong or infra > len(results) / 100 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,375 @@
+"""One run: senders, a job that is killed and started again, and the checks at its end."""
+import collections
+import dataclasses
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import oracle
+import plan as plans
+import senders
+
+HANG_SECONDS = 20.0
+PLACE_SECONDS = 6.0  # a place that is not passed in this time is given up
+TAGS = {"follow": "f", "files": "d", "source": "s", "socket": "u"}
+
+
+@dataclasses.dataclass
+class Result:
+    seed: int
+    scenario: str
+    mistakes: oracle.Mistakes
+    places: collections.Counter
+    kills: int = 0
+    in_recovery: int = 0
+    stops: int = 0
+    batches: int = 0
+    lines: int = 0
+    lost_by_socket: int = 0
+    seconds: float = 0.0
+    description: str = ""
+    directory: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.mistakes.counts)
+
+
+class Watch:
+    """Follows what the job makes visible."""
+
+    def __init__(self, directory: pathlib.Path):
+        self.directory = directory
+        self.entries: list[tuple[int, str, str, str, int]] = []
+        self.seen: collections.Counter[str] = collections.Counter()  # lines by tag
+        self.last_of_socket = -1
+        self.batches: set[int] = set()
+        self.offset = 0
+        self.raw_files: set[str] = set()
+
+    def look(self) -> bool:
+        """True when there is something new."""
+        path = self.directory / "ledger"
+        if not path.exists():
+            return False
+        with open(path, "rb") as file:
+            file.seek(self.offset)
+            text = file.read()
+        text = text[: text.rfind(b"\n") + 1]
+        self.offset += len(text)
+        for line in text.decode().splitlines():
+            batch, name, partition, what, pid = line.split(" ")
+            self.entries.append((int(batch), name, partition, what, int(pid)))
+            if int(batch):
+                self.batches.add(int(batch))
+            if name == "raw":
+                self.read_raw(f"{batch}-{partition}")
+        return bool(text)
+
+    def read_raw(self, name: str) -> None:
+        if name in self.raw_files:
+            return
+        self.raw_files.add(name)
+        for line in (self.directory / "out" / "raw" / name).read_text().splitlines():
+            self.seen[line[0]] += 1
+            if line[0] == "u":
+                self.last_of_socket = max(self.last_of_socket, int(line.split(" ", 2)[1]))
+
+
+class Job:
+    """One process of the job."""
+
+    def __init__(self, run: "Run", kill: str | None):
+        environment = dict(os.environ)
+        environment.pop("SLUICE_KILL", None)
+        if kill:
+            environment["SLUICE_KILL"] = kill
+        self.log = open(run.directory / "log.txt", "ab")
+        self.log.write(f"---- {kill or 'no place'}\n".encode())
+        self.log.flush()
+        self.process = subprocess.Popen(
+            run.command, env=environment, stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL
+        )
+        self.pid = self.process.pid
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+
+    def wait(self) -> int:
+        status = self.process.wait()
+        self.log.close()
+        return status
+
+
+class Run:
+    def __init__(self, plan: plans.Plan, program: str, directory: pathlib.Path):
+        self.plan = plan
+        self.directory = directory
+        self.watch = Watch(directory)
+        self.mistakes = oracle.Mistakes()
+        self.result = Result(plan.seed, plan.scenario, self.mistakes, collections.Counter())
+        self.chance = random.Random(f"instants {plan.seed}")
+        self.senders: dict[str, senders.Sender] = {}
+        self.command = [program, f"--directory={directory}", *self.arguments()]
+        self.over = False  # something went wrong that makes the rest pointless
+
+    def arguments(self) -> list[str]:
+        plan = self.plan
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir(parents=True)
+        for name in plan.inputs:
+            rate = plan.rates[name]
+            if name == "follow":
+                seen = lambda: self.watch.seen["f"]  # noqa: E731
+                self.senders[name] = senders.FollowSender(plan.seed, rate, self.directory, seen)
+            elif name == "files":
+                self.senders[name] = senders.FilesSender(plan.seed, rate, self.directory)
+            elif name == "source":
+                self.senders[name] = senders.SourceSender(plan.seed, rate)
+            else:
+                self.senders[name] = senders.SocketSender(plan.seed, rate)
+        given = {
+            "inputs": ",".join(plan.inputs),
+            "batch": plan.batch_ms,
+            "checkpoint-batches": plan.checkpoint_batches,
+            "block-interval": plan.block_interval_ms,
+            "partitions": plan.partitions,
+            "window": plan.window,
+            "slide": plan.slide,
+            "cores": plan.cores,
+            "missed": plan.missed,
+            "failed-output": plan.failed_output,
+            "fail-every": plan.fail_every,
+            "fail-times": plan.fail_times,
+        }
+        for name in ("source", "socket"):
+            if name in self.senders:
+                given[f"{name}-port"] = self.senders[name].port
+        return [f"--{name}={value}" for name, value in given.items()]
+
+    # ---- Lives
+
+    def live(self, life: plans.Life) -> None:
+        """Starts the job, lets it end as `life` says, and looks at how it ended."""
+        job = Job(self, f"{life.place}:{life.count}" if life.kind == "place" else None)
+        begun = time.monotonic()
+        before = len(self.watch.batches)
+        moved = begun
+        stopped = False
+        killed = False
+        after = self.chance.uniform(0, self.plan.batch_ms / 1000)
+        while not job.ended():
+            time.sleep(0.004)
+            now = time.monotonic()
+            if self.watch.look():
+                moved = now
+            batches = len(self.watch.batches) - before
+            if now - moved > HANG_SECONDS:
+                self.mistakes.add("HANG", f"nothing for {HANG_SECONDS} s in life {life}, pid {job.pid}")
+                self.over = True
+                job.kill()
+                break
+            if life.kind == "early":
+                if now - begun >= life.seconds:
+                    job.kill()
+                    killed = True
+                    break
+            elif batches >= life.batches or (life.kind == "place" and now - begun > PLACE_SECONDS):
+                if life.kind == "batches" or (life.kind == "place" and not life.place.startswith("stream.graceful")):
+                    time.sleep(after)
+                    job.kill()
+                    killed = True
+                    break
+                if not stopped:
+                    job.process.send_signal(signal.SIGTERM)
+                    stopped = True
+        status = job.wait()
+        self.watch.look()
+        if killed and life.kind == "early":
+            self.result.in_recovery += 1
+        self.judge(life, status, killed, stopped)
+
+    def judge(self, life: plans.Life, status: int, killed: bool, stopped: bool) -> None:
+        if self.over:
+            return
+        if status == -signal.SIGKILL:
+            self.result.kills += 1
+            if life.kind == "place" and not killed:
+                self.result.places[life.place] += 1
+            elif life.kind == "place":
+                self.result.places["(place not reached)"] += 1
+        elif status == 0 and stopped:
+            self.result.stops += 1
+            self.check_graceful(life)
+        elif status == 3:
+            self.result.places["(failed output)"] += 1
+        else:
+            self.mistakes.add("CORRUPT", f"the job ended with status {status} in life {life}: {self.last_words()}")
+            self.over = True
+
+    def last_words(self) -> str:
+        lines = (self.directory / "log.txt").read_text(errors="replace").splitlines()
+        return " | ".join(lines[-3:])[-500:]
+
+    def check_graceful(self, life: plans.Life) -> None:
+        """All that a receiver had stored when the stop came is processed before the job ends."""
+        source = self.senders.get("source")
+        if source is not None and self.watch.seen["s"] < source.acknowledged:
+            self.mistakes.add(
+                "LOSS",
+                f"a graceful stop left {source.acknowledged - self.watch.seen['s']} acknowledged lines behind",
+            )
+
+    def come_to_the_end(self) -> None:
+        """The last life: everything is processed, checkpoints go on for a while, and the job stops gracefully."""
+        socket = self.senders.get("socket")
+        connections = len(socket.connections) if socket else 0
+        job = Job(self, None)
+        moved = time.monotonic()
+        finished_at = None
+        batches_then = len(self.watch.batches)
+        descriptors = 0
+        settled = 3 * self.plan.checkpoint_batches + 5
+        stopped = False
+        while not job.ended():
+            time.sleep(0.01)
+            now = time.monotonic()
+            if self.watch.look():
+                moved = now
+            if now - moved > HANG_SECONDS:
+                self.mistakes.add("HANG", f"nothing for {HANG_SECONDS} s in the last life, pid {job.pid}")
+                self.over = True
+                job.kill()
+                break
+            if stopped:
+                continue
+            if finished_at is None:
+                connected = not socket or socket.finishing.is_set() or len(socket.connections) > connections
+                if len(self.watch.batches) >= batches_then + 5 and connected:
+                    for sender in self.senders.values():
+                        sender.finishing.set()
+                    for name, sender in self.senders.items():
+                        if name != "source":
+                            sender.join(10)
+                    finished_at = now
+                    batches_then = len(self.watch.batches)
+                continue
+            come = self.all_come()
+            if not come and now - finished_at > HANG_SECONDS:
+                come = True  # what is missing is told by the checks
+            if not come:
+                batches_then = len(self.watch.batches)
+                descriptors = open_descriptors(job.pid)
+            elif len(self.watch.batches) >= batches_then + settled or now - finished_at > 3 * HANG_SECONDS:
+                grown = fewest_descriptors(job.pid) - descriptors
+                if descriptors and grown > 8:
+                    self.mistakes.add("CORRUPT", f"{grown} more descriptors are open than before")
+                job.process.send_signal(signal.SIGTERM)
+                stopped = True
+        status = job.wait()
+        self.watch.look()
+        if self.over:
+            return
+        if status == 3:  # an output that failed on purpose once more
+            self.result.places["(failed output)"] += 1
+            return self.come_to_the_end()
+        if status != 0:
+            self.mistakes.add("CORRUPT", f"the job ended with status {status} in the last life: {self.last_words()}")
+            self.over = True
+
+    def all_come(self) -> bool:
+        for name, sender in self.senders.items():
+            if name == "socket":
+                if sender.connections and sender.connections[-1][1] - 1 > self.watch.last_of_socket:
+                    return False
+            elif self.watch.seen[sender.tag] < len(sender.lines):
+                return False
+        fragile = {batch for batch, name, *_ in self.watch.entries if name == "fragile"}
+        return not self.plan.fail_every or len(self.watch.batches) - len(fragile) <= 1
+
+    # ---- All of it
+
+    def run(self) -> Result:
+        begun = time.monotonic()
+        for sender in self.senders.values():
+            sender.start()
+        hogs = []
+        if self.plan.contention:
+            loop = ["sh", "-c", "while :; do :; done"]
+            hogs = [subprocess.Popen(loop) for _ in range(2 * (os.cpu_count() or 1))]
+        try:
+            for life in self.plan.lives:
+                self.live(life)
+                if self.over:
+                    break
+            if not self.over:
+                self.come_to_the_end()
+        finally:
+            for hog in hogs:
+                hog.kill()
+                hog.wait()
+        for sender in self.senders.values():
+            sender.finishing.set()
+            if sender.failure:
+                self.mistakes.add("INFRA", sender.failure)
+        self.check()
+        self.result.seconds = time.monotonic() - begun
+        self.result.description = self.plan.describe()
+        self.result.directory = str(self.directory)
+        return self.result
+
+    def check(self) -> None:
+        result = self.result
+        result.batches = len(self.watch.batches)
+        result.lines = sum(self.watch.seen.values())
+        if result.kills == 0 or result.batches < 3 or result.lines == 0:
+            self.mistakes.add("INFRA", f"{result.kills} kills, {result.batches} batches, {result.lines} lines")
+        oracle.check_ledger(self.watch.entries, self.plan, self.mistakes)
+        source = self.senders.get("source")
+        for words in source.forgotten if source else []:
+            self.mistakes.add("LOSS", f"an acknowledged position is forgotten: {words}")
+        if self.over:
+            return
+        outputs = oracle.Outputs(self.directory / "out", self.mistakes)
+        raw = oracle.check_outputs(self.plan, TAGS[self.plan.inputs[0]], outputs, self.mistakes)
+        result.lost_by_socket = oracle.check_totals(raw, self.senders, self.mistakes)
+        self.check_disk()
+
+    def check_disk(self) -> None:
+        """What the checkpoint directory has must not grow with the number of lives or batches."""
+        checkpoint = self.directory / "checkpoint"
+        limits = {
+            "files in the journal": (list((checkpoint / "journal").glob("*")), 8),
+            "files in the log of blocks": (list((checkpoint / "wal").glob("*")), 8),
+            "manifests": (list(checkpoint.glob("checkpoint-*")), 3),
+            "state files": (list(checkpoint.glob("state-*")), 40),
+            "unfinished files": (list(checkpoint.glob(".*")), 1),
+            "epochs": (list((checkpoint / "epochs").glob("*")), 17),
+            "owed outputs": (list((checkpoint / "owed").glob("*")), 0),
+        }
+        for what, (files, most) in limits.items():
+            if len(files) > most:
+                self.mistakes.add("CORRUPT", f"{len(files)} {what} in the checkpoint directory, at most {most}")
+
+
+def fewest_descriptors(pid: int) -> int:
+    """Of a while: a merge of state files has all of them open."""
+    fewest = open_descriptors(pid)
+    for _ in range(30):
+        time.sleep(0.01)
+        fewest = min(fewest, open_descriptors(pid))
+    return fewest
+
+
+def open_descriptors(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0
