@@ -7,6 +7,7 @@
 
 #include "sluice/core/codec.h"
 #include "sluice/core/hash.h"
+#include "sluice/runtime/planted_bug.h"
 #include "sluice/stream/framed.h"
 
 namespace sluice::detail {
@@ -73,6 +74,7 @@ class CheckpointDirectory::Recorder : public BlockRecorder {
     return named.end;
   }
   void wait_durable(std::uint64_t place) override {
+    if (planted_bug("told-before-durable")) return;
     std::uint64_t logged = 0;
     {
       const std::lock_guard lock(mutex_);
@@ -277,7 +279,7 @@ void CheckpointDirectory::clean(Duration held_for) {
   const std::optional<Time> oldest = checkpointer_->oldest_kept();
   if (!oldest.has_value() || oldest == cleaned_) return;
   cleaned_ = oldest;
-  journal_->forget(*oldest - held_for);
+  journal_->forget(planted_bug("removed-too-early") ? *oldest + std::chrono::hours(1) : *oldest - held_for);
   if (wal_ != nullptr) wal_->remove_before(std::min(journal_->first_wal_segment(), wal_->segment()));
 }
 

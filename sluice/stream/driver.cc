@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "sluice/runtime/kill_point.h"
+#include "sluice/runtime/planted_bug.h"
 
 namespace sluice::detail {
 namespace {
@@ -472,7 +473,7 @@ void Driver::run_batches(Time last) {
     pending = false;
     for (InputSlot& slot : inputs_) pending = slot.input->pending() || pending;
   }
-  if (pending) {
+  if (pending && !planted_bug("stop-leaves-rest")) {
     run_batch({time});
     time += options_.interval;
   }
@@ -560,7 +561,8 @@ std::vector<OutputInfo> Driver::run_outputs(const Batch& batch, std::exception_p
     const StreamOutput& output = outputs_[id];
     if ((time - zero_) % output.stream->slide != Duration{}) continue;
     if (!output.internal && batch.state_only) continue;
-    if (batch.recorded != nullptr && batch.recorded->outputs.contains(output.identity)) continue;
+    const bool is_done = batch.recorded != nullptr && batch.recorded->outputs.contains(output.identity);
+    if (is_done && !planted_bug("batch-twice")) continue;
     due.push_back({id, nullptr, nullptr, {}});
   }
   const auto prepare = [&] {
@@ -623,7 +625,8 @@ void Driver::run_batch(const Batch& batch) {
   std::exception_ptr error;
   told.outputs = run_outputs(batch, error);
   told.ended = clock.now();
-  if (error == nullptr && records() && !batch.state_only) {
+  const bool complete = error == nullptr || planted_bug("complete-though-failed");
+  if (complete && records() && !batch.state_only) {
     kill_point("driver.before_complete_record");
     directory_->journal().complete(time);
     kill_point("driver.after_complete_record");

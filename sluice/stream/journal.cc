@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "sluice/core/codec.h"
+#include "sluice/runtime/planted_bug.h"
 #include "sluice/stream/framed.h"
 #include "sluice/stream/log_format.h"
 
@@ -280,8 +281,9 @@ LogPosition Journal::batch(Time time, const std::vector<std::string>& choices,
   out.u64(to_number(time));
   for (std::size_t i = 0; i < choices.size(); ++i) {
     out.text(choices[i]);
-    out.varint(blocks[i].size());
-    for (const std::uint64_t number : blocks[i]) out.varint(number);
+    const std::size_t named = planted_bug("blocks-not-named") ? 0 : blocks[i].size();
+    out.varint(named);
+    for (std::size_t b = 0; b < named; ++b) out.varint(blocks[i][b]);
   }
   const LogPosition at = append(out);
   const std::lock_guard lock(mutex_);

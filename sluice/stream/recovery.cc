@@ -4,6 +4,7 @@
 #include <set>
 
 #include "sluice/runtime/kill_point.h"
+#include "sluice/runtime/planted_bug.h"
 #include "sluice/runtime/process.h"
 #include "sluice/stream/driver.h"
 #include "sluice/stream/owed.h"
@@ -402,7 +403,7 @@ void Driver::start_inputs(std::size_t& started) {
     }
     if (manifest.has_value()) {
       const auto saved = manifest->inputs.find(slot.identity);
-      if (saved != manifest->inputs.end()) {
+      if (saved != manifest->inputs.end() && !planted_bug("lost-metadata")) {
         start.resumes = true;
         Decoder in(saved->second);
         slot.input->load(in);
@@ -445,7 +446,7 @@ Time Driver::recover() {
       if (stop_requested_ && !graceful_) return last;  // a graceful stop comes after what has been begun
     }
     kill_point("recovery.before_batch");
-    run_batch({it->first, &it->second, it->second.complete, false});
+    run_batch({it->first, &it->second, it->second.complete && !planted_bug("batch-twice"), false});
     last = it->first;
   }
   kill_point("recovery.end");

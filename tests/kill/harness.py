@@ -2,7 +2,7 @@
 """Kills a streaming job at every instant, starts it again, and compares all that it has made visible with what an
 uninterrupted run gives. Run by `./dev kill`; what is promised and how it is tried: docs/reliability.md.
 
-    harness.py PROGRAM [--runs N] [--seed S] [--jobs J] [--scenario NAME]
+    harness.py PROGRAM [--runs N] [--seed S] [--jobs J] [--scenario NAME] [--bug NAME]
 """
 import argparse
 import collections
@@ -60,8 +60,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the first run; the others follow")
     parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), help="runs at once")
     parser.add_argument("--scenario", choices=plans.SCENARIOS)
+    parser.add_argument("--bug", help="of sluice/runtime/planted_bug.h; passes when a run fails, and then ends")
     parser.add_argument("--until-failure", action="store_true", help="no more runs after one that failed")
     options = parser.parse_args()
+    if options.bug:
+        os.environ["SLUICE_BUG"] = options.bug  # of the job
+        options.until_failure = True
 
     base = pathlib.Path(options.program).resolve().parent.parent / "kill"
     base.mkdir(exist_ok=True)
@@ -84,7 +88,7 @@ def main() -> int:
             )
             if result.failed:
                 print("  " + "\n  ".join([result.description, *result.mistakes.words, result.directory]), flush=True)
-                if options.until_failure:
+                if options.until_failure and result.mistakes.counts.keys() != {"INFRA"}:
                     for other in futures:
                         other.cancel()
     print()
@@ -96,6 +100,9 @@ def main() -> int:
             print(f"again: ./dev kill --runs 1 --seed {result.seed}{scenario}   ({result.directory})")
     infra = sum(result.mistakes.counts["INFRA"] > 0 for result in results)
     wrong = any(result.mistakes.counts.keys() - {"INFRA"} for result in results)
+    if options.bug:
+        print(f"bug {options.bug}: " + (f"noticed, in {len(results)} runs" if wrong else "NOT NOTICED"))
+        return 0 if wrong else 1
     return 1 if wrong or infra > len(results) / 100 else 0
 
 
