@@ -105,7 +105,7 @@ class ReceiverContext : public detail::ReceiverChannel {
     const std::size_t bytes = block.bytes.size();
     seal();
     return this->store_block({detail::ship<detail::Source, detail::MemoryTextSource>(info_, block), bytes, 0,
-                              [block] { return text_for_log(block); }, std::move(position)});
+                              [block = std::move(block)] { return text_for_log(block); }, std::move(position)});
   }
 
   // ---- For the engine
@@ -162,7 +162,7 @@ class ReceiverContext : public detail::ReceiverChannel {
     const std::size_t bytes = records->bytes();
     const std::uint64_t count = records->count();
     return {detail::ship<detail::Source, detail::RestedSource>(info_, detail::RestedPtr(records)), bytes, count,
-            [records] { return records_for_log(*records); }, std::move(position)};
+            [records = std::move(records)] { return records_for_log(*records); }, std::move(position)};
   }
 
   // A block in the log is a byte that says what follows: encoded records, or text as it came.

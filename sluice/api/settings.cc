@@ -89,7 +89,11 @@ void init(int& argc, char** argv) {
     std::string& value = line.values[std::string(name)];
     const std::string_view given = equals == std::string_view::npos ? "true" : argument.substr(equals + 1);
     // A list may be given in several arguments.
-    value = name == "drop-state" && !value.empty() ? value + "," + std::string(given) : std::string(given);
+    if (name == "drop-state" && !value.empty()) {
+      value.append(",").append(given);
+    } else {
+      value = given;
+    }
   }
   argv[kept] = nullptr;
   argc = kept;

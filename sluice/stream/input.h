@@ -67,9 +67,9 @@ class Input {
   virtual bool can_be_read_again() const { return true; }
 
   /// Called once, at start(); errors make the start fail and get the stream's name and place.
-  virtual void start(Engine&, InputStart) {}
+  virtual void start(Engine&, InputStart) {}  // NOLINT(performance-unnecessary-value-param): others keep it
   /// Instead of `start` for a replay: only `rdd` is called then.
-  virtual void start_replay(Engine&, InputStart) {}
+  virtual void start_replay(Engine&, InputStart) {}  // NOLINT(performance-unnecessary-value-param)
   /// Stops taking anything in, and returns when nothing more can arrive. Called once.
   virtual void stop() {}
 

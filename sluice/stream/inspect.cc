@@ -168,7 +168,7 @@ Verified verify_checkpoints(FileSystem& files, const std::string& directory) {
       } catch (const Error& error) {
         if (!is_damage(error) && error.code() != Code::other_version) throw;
         const std::string& why = error.details().why;
-        found.problems.push_back(why.find(what) == std::string::npos ? what + ": " + why : why);
+        found.problems.push_back(why.find(what) == std::string::npos ? fmt::format("{}: {}", what, why) : why);
       }
     };
     for (const std::string& path : list_manifests(files, directory)) {
@@ -209,7 +209,8 @@ void remove_checkpoint(FileSystem& files, const std::string& directory, long lon
   const bool another = std::any_of(listed.begin(), listed.end(), [&](const std::string& other) {
     if (other == path) return false;
     try {
-      StateChain(files, directory, read_manifest(files, other));
+      const Manifest manifest = read_manifest(files, other);
+      const StateChain chain(files, directory, manifest);
       return true;
     } catch (const Error& error) {
       if (!is_damage(error)) throw;

@@ -14,7 +14,7 @@ std::unique_ptr<Input> make_socket_text_input(Engine&, std::shared_ptr<ReceiverB
   receiver.block_interval = options.block_interval;
   receiver.read = {options.line_bytes_max, options.too_long_counter};
   receiver.partitions_max = options.partitions_max;
-  return make_text_receiver(std::move(budget), std::move(receiver),
+  return make_text_receiver(std::move(budget), receiver,
                             [address = Address::tcp(options.host, options.port),
                              timeout = options.connect_timeout](TextReceiverChannel& channel) {
                               channel.receive_from(address, timeout);

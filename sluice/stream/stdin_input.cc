@@ -13,7 +13,7 @@ std::unique_ptr<Input> make_stdin_text_input(Engine&, std::shared_ptr<ReceiverBu
   receiver.block_interval = options.block_interval;
   receiver.read = {options.line_bytes_max, options.too_long_counter};
   receiver.partitions_max = options.partitions_max;
-  return make_text_receiver(std::move(budget), std::move(receiver), [](TextReceiverChannel& channel) {
+  return make_text_receiver(std::move(budget), receiver, [](TextReceiverChannel& channel) {
     try {
       channel.receive(standard_input(channel.runtime().clock()));
     } catch (const Error& error) {

@@ -187,10 +187,11 @@ void TextReceiverChannel::seal_until(Time time) {
   const Mark last = *(after - 1);
   marks_.erase(marks_.begin(), after);
   const std::size_t bytes = last.end - sealed_;
-  const MemoryBlock block{memory_, std::string_view(memory_->data() + sealed_, bytes)};
+  MemoryBlock block{memory_, std::string_view(memory_->data() + sealed_, bytes)};
   sealed_ = last.end;
-  put_block({ship<Source, ReceivedTextSource>(OperatorInfo{}, block, options_), bytes, 0, [&] { return block; }},
-            last.time);
+  put_block(
+      {ship<Source, ReceivedTextSource>(OperatorInfo{}, block, options_), bytes, 0, [&] { return std::move(block); }},
+      last.time);
 }
 
 Shipped<Source> TextReceiverChannel::logged_source(const std::string& wal_directory, const LogHandle& handle) const {

@@ -168,7 +168,7 @@ class SimConnection final : public Connection {
       const std::size_t most = std::min(room, bytes.size());
       const std::size_t size = scheduler_.random().chance(0.5) ? most : 1 + scheduler_.random().below(most);
       stream.last_arrival = std::max(stream.last_arrival, scheduler_.now() + draw_delay(scheduler_));
-      stream.pieces.push_back({stream.last_arrival, std::string(bytes.data(), size)});
+      stream.pieces.push_back({stream.last_arrival, std::string(bytes.substr(0, size))});
       stream.unread += size;
       bytes.remove_prefix(size);
       scheduler_.wake_all(stream.readers);
