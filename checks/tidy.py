@@ -41,7 +41,7 @@ may_include = {
     "testkit": {"testkit", "api", "runtime"},
 }
 # The test runtimes know no other layer, so tests of every layer may use them (cmake/layers.cmake builds them apart).
-test_runtimes = re.compile(r"sluice/testkit/(hand_|sim|faulty_)\w*\.h")
+test_runtimes = re.compile(r"sluice/testkit/(hand_|sim|faulty_|thrown)\w*\.h")
 
 # (what is banned, the words for it, what to use instead, kind)
 banned = [

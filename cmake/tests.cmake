@@ -1,4 +1,4 @@
-# All tests, for ctest. Labels: fast (unit, scenario, checks; under 60 s in all), sim, kill, slow.
+# All tests, for ctest. Labels: fast (unit, scenario, checks; under 60 s in all), sim, slow.
 find_package(GTest REQUIRED)
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
 include(GoogleTest)

@@ -17,12 +17,15 @@
 #include "sluice/stream/framed.h"
 #include "sluice/testkit/faulty_filesystem.h"
 #include "sluice/testkit/simulation.h"
+#include "sluice/testkit/thrown.h"
 
 namespace sluice::detail {
 namespace {
 
 using namespace std::chrono_literals;
+using testing::code_of;
 using ::testing::ElementsAre;
+using testing::error_of;
 using testing::FaultyFileSystem;
 using testing::FaultyRuntime;
 using testing::FileOperation;
@@ -105,19 +108,6 @@ class CheckpointDirectoryTest : public ::testing::Test {
     std::string bytes = read_file(files_, path);
     bytes[bytes.size() / 2] ^= 1;
     files_.create(path)->append(bytes);
-  }
-
-  static std::optional<Error> error_of(const std::function<void()>& call) {
-    try {
-      call();
-    } catch (const Error& error) {
-      return error;
-    }
-    return std::nullopt;
-  }
-  static std::optional<Code> code_of(const std::function<void()>& call) {
-    const auto error = error_of(call);
-    return error ? std::optional(error->code()) : std::nullopt;
   }
 
   Simulation sim_{9};

@@ -13,12 +13,15 @@
 #include "sluice/runtime/checksum.h"
 #include "sluice/runtime/random.h"
 #include "sluice/testkit/simulation.h"
+#include "sluice/testkit/thrown.h"
 
 namespace sluice::detail {
 namespace {
 
 using namespace std::chrono_literals;
+using testing::code_of;
 using ::testing::ElementsAre;
+using testing::error_of;
 using ::testing::HasSubstr;
 using testing::Simulation;
 
@@ -111,20 +114,6 @@ class CheckpointTest : public ::testing::Test {
     files_.create(directory + "/" + name)->append(all.view());
   }
   void put(const std::string& name, std::string_view bytes) { files_.create(directory + "/" + name)->append(bytes); }
-
-  static std::optional<Error> error_of(const std::function<void()>& call) {
-    try {
-      call();
-    } catch (const Error& error) {
-      return error;
-    }
-    return std::nullopt;
-  }
-  static Code code_of(const std::function<void()>& call) {
-    const auto error = error_of(call);
-    if (!error) ADD_FAILURE() << "no error was thrown";
-    return error ? error->code() : Code::no_output;
-  }
 
   /// Reads what `bytes` make of the file `name`: damage, or what `read` compares.
   void expect_damage_or(const std::string& name, std::string_view bytes, const std::function<void()>& read) {

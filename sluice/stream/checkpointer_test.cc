@@ -19,11 +19,13 @@
 #include "sluice/stream/state_chain.h"
 #include "sluice/testkit/faulty_filesystem.h"
 #include "sluice/testkit/simulation.h"
+#include "sluice/testkit/thrown.h"
 
 namespace sluice::detail {
 namespace {
 
 using namespace std::chrono_literals;
+using testing::code_of;
 using ::testing::ElementsAre;
 using testing::FaultyFileSystem;
 using testing::FaultyRuntime;
@@ -116,15 +118,6 @@ Names names(FileSystem& files, std::string_view prefix) {
     if (name.starts_with(prefix) && !file.is_directory) found.push_back(name);
   }
   return found;
-}
-
-std::optional<Code> code_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  return std::nullopt;
 }
 
 class CheckpointerTest : public ::testing::Test {

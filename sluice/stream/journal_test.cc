@@ -19,12 +19,14 @@
 #include "sluice/runtime/random.h"
 #include "sluice/stream/log_format.h"
 #include "sluice/testkit/simulation.h"
+#include "sluice/testkit/thrown.h"
 
 namespace sluice::detail {
 namespace {
 
 using namespace std::chrono_literals;
 using ::testing::ElementsAre;
+using testing::error_of;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Pair;
@@ -54,15 +56,6 @@ RecordedBlock block_of(std::uint64_t number, std::string position = {}) {
 bool same(const RecordedBlock& a, const RecordedBlock& b) {
   return a.number == b.number && a.bytes == b.bytes && a.records == b.records && a.stored == b.stored &&
          a.handle == b.handle && a.position == b.position;
-}
-
-std::optional<Error> error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error;
-  }
-  return std::nullopt;
 }
 
 class JournalTest : public ::testing::Test {

@@ -167,8 +167,8 @@ def check_outputs(plan, first_tag: str, outputs: Outputs, mistakes: Mistakes) ->
     return raw
 
 
-def check_totals(raw: dict[int, list[str]], senders: dict, mistakes: Mistakes) -> None:
-    """Every line of a sender is in exactly one batch, once; or as its sender says."""
+def check_totals(raw: dict[int, list[str]], senders: dict, mistakes: Mistakes) -> int:
+    """Every line of a sender is in exactly one batch, once; or as its sender says. Returns how many sockets lost."""
     seen: collections.Counter[str] = collections.Counter()
     for lines in raw.values():
         seen.update(lines)

@@ -321,7 +321,7 @@ void of_files_and_bytes(Collected& error, const std::string& directory) {
     bytes.u64(123);
     bytes.u64(0);
     const std::string_view view = bytes.view();
-    Decoder in({view.data(), view.size()});
+    Decoder in(view);
     sluice::detail::decode_address(typeid(int), in);
   });
   files.remove_all(directory);

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "sluice/sluice.h"
 #include "sluice/testkit/hand_runtime.h"
 #include "sluice/testkit/testing.h"
+#include "sluice/testkit/thrown.h"
 
 namespace sluice::testing {
 
@@ -76,26 +78,11 @@ class OutsideSetting {
   std::string variable_;
 };
 
-/// What an error says; fails when there is none.
-inline std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "no error was thrown";
-  return {};
-}
-
-/// The same, with only its code.
-inline Code code_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  ADD_FAILURE() << "no error was thrown";
-  return {};
+/// What the error says that `call` throws; fails when it returns.
+inline std::string message_of(const std::function<void()>& call) {
+  const std::optional<Error> error = error_of(call);
+  EXPECT_TRUE(error.has_value()) << "no error was thrown";
+  return error.has_value() ? error->what() : std::string();
 }
 
 }  // namespace sluice::testing

@@ -47,7 +47,7 @@ TEST(Outputs, OneThatFailsIsTriedAgain) {
     t.start();
     t.advance(1s);
     // It waits longer each time.
-    while (calls < 3) t.advance(10ms);
+    while (calls < 3 && t.streaming().state() == StreamState::active) t.advance(10ms);
     t.streaming().driver()->await_batches(1);
     t.stop(true);
   });
@@ -66,7 +66,7 @@ TEST(Outputs, WhatStoppedTheStreamIsAllThatRunsAgain) {
     bad.fails = good.sums.size() == 1;
     t.run(3);
   };
-  EXPECT_THAT(error_of([&] { lives.live(program); }), HasSubstr("the disk of the others is full"));
+  EXPECT_THAT(message_of([&] { lives.live(program); }), HasSubstr("the disk of the others is full"));
   EXPECT_THAT(good.sums, ElementsAre(1, 2));
   EXPECT_THAT(bad.sums, ElementsAre(1));
   bad.fails = false;
@@ -125,7 +125,7 @@ TEST(Outputs, OfARunThatWasReplacedNothingMoreIsSeen) {
     StreamTest replacing(options);
     declare(replacing, of_new);
     replacing.run(4);
-    error = error_of([&] { old.run(3); });
+    error = message_of([&] { old.run(3); });
   });
   EXPECT_THAT(error, HasSubstr("SLU-209"));
   EXPECT_THAT(of_old.sums, ElementsAre(1, 2));
@@ -174,7 +174,7 @@ TEST(Outputs, AreShownAgainByAReplayThatChangesNothing) {
   EXPECT_EQ(lives.listing(), before);
 
   const OutsideSetting replay("SLUICE_REPLAY", std::to_string(to_milliseconds(fourth) + 1));
-  EXPECT_THAT(error_of([&] { lives.live(options, replay_it); }), HasSubstr("SLU-210"));
+  EXPECT_THAT(message_of([&] { lives.live(options, replay_it); }), HasSubstr("SLU-210"));
 }
 
 }  // namespace

@@ -119,7 +119,7 @@ TEST_P(Upgrade, AnOperatorIsRemovedOnPurposeOnly) {
     EXPECT_EQ(last(out).at(7), batches);
     t.stop(true);  // its checkpoint is the first one without the state
   };
-  EXPECT_THAT(error_of([&] { live(without); }), AllOf(HasSubstr("SLU-116"), HasSubstr("\"sums\"")));
+  EXPECT_THAT(message_of([&] { live(without); }), AllOf(HasSubstr("SLU-116"), HasSubstr("\"sums\"")));
   {
     const OutsideSetting drop("SLUICE_DROP_STATE", "sums");
     live(without);
@@ -198,7 +198,7 @@ TEST_P(Upgrade, AFieldIsAddedToAState) {
 TEST_P(Upgrade, AnIncompatibleChangeIsRefusedByName) {
   live([](StreamTest& t) { first_version(t, 3); });
   const auto refused = [&](const std::function<void(StreamTest&)>& program) {
-    const std::string error = error_of([&] { live(program); });
+    const std::string error = message_of([&] { live(program); });
     EXPECT_THAT(error, AllOf(HasSubstr("SLU-117"), HasSubstr("operation: sums"), HasSubstr("upgrade_test.cc")));
     return error;
   };
@@ -243,7 +243,7 @@ TEST_P(Upgrade, OtherSettingsOfTheDirectoryAreRefused) {
   live([](StreamTest& t) { first_version(t, 3); });
   StreamTestOptions other = options();
   other.hash_seed = 7;
-  EXPECT_THAT(error_of([&] { live(other, [](StreamTest& t) { first_version(t, 4); }); }),
+  EXPECT_THAT(message_of([&] { live(other, [](StreamTest& t) { first_version(t, 4); }); }),
               AllOf(HasSubstr("SLU-118"), HasSubstr("hash-seed")));
 }
 
@@ -329,7 +329,7 @@ TEST_P(Upgrade, TheIntervalBecomesADivisorAndThenAMultiple) {
   run(250ms, 4);
   // Batches that came after the checkpoint run again, at their own times.
   if (!GetParam()) {
-    EXPECT_THAT(error_of([&] { run(500ms, 4); }), AllOf(HasSubstr("SLU-118"), HasSubstr("stop gracefully")));
+    EXPECT_THAT(message_of([&] { run(500ms, 4); }), AllOf(HasSubstr("SLU-118"), HasSubstr("stop gracefully")));
     run(250ms, 0);
     begin += 250ms;
   }
@@ -353,7 +353,7 @@ TEST_P(Upgrade, AnIntervalThatDoesNotFitAWindowIsRefusedByName) {
   });
   StreamTestOptions changed = options();
   changed.batch = 1500ms;
-  EXPECT_THAT(error_of([&] {
+  EXPECT_THAT(message_of([&] {
                 live(changed, [](StreamTest& t) {
                   t.output(t.stream(input(10))
                                .name("in")
@@ -366,7 +366,7 @@ TEST_P(Upgrade, AnIntervalThatDoesNotFitAWindowIsRefusedByName) {
 }
 
 TEST_P(Upgrade, StateWithoutANameIsRefused) {
-  EXPECT_THAT(error_of([&] {
+  EXPECT_THAT(message_of([&] {
                 live([](StreamTest& t) {
                   t.output(t.stream(input(10)).update_state_by_key(add));
                   t.run(1);
@@ -430,7 +430,7 @@ TEST_P(Upgrade, BatchesOfAnotherBuildAreFinishedOnPurposeOnly) {
     EXPECT_EQ(out.batches().size(), 2U);
     EXPECT_EQ(last(out), sums_after(5));
   };
-  EXPECT_THAT(error_of([&] { live(again); }), HasSubstr("SLU-119"));
+  EXPECT_THAT(message_of([&] { live(again); }), HasSubstr("SLU-119"));
   const OutsideSetting accept("SLUICE_ACCEPT_REPLAY_WITH_NEW_CODE", "true");
   live(again);
 }
