@@ -190,12 +190,12 @@ TaskResult Engine::run_once(const TaskProgram& program, const TaskId& id, Cancel
   Encoder bytes;
   program.encode_to(bytes);
   const std::string_view view = bytes.view();
-  Decoder in({view.data(), view.size()});
+  Decoder in(view);
   const TaskProgram decoded = TaskProgram::decode_from(in);
   Encoder result_bytes;
   encode_result(run_task(decoded, id, environment_, cancelled, &failed), result_bytes);
   const std::string_view result_view = result_bytes.view();
-  Decoder result_in({result_view.data(), result_view.size()});
+  Decoder result_in(result_view);
   return decode_result(result_in);
 }
 

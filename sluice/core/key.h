@@ -47,7 +47,7 @@ struct KeyTraits {
       return K(kept.view());
     } else {
       const std::string_view bytes = kept.view();
-      Decoder in({bytes.data(), bytes.size()});
+      Decoder in(bytes);
       return decode<K>(in);
     }
   }

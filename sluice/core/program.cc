@@ -434,7 +434,7 @@ class Attempt {
     Encoder bytes;
     records->encode_to(bytes);
     const std::string_view view = bytes.view();
-    Decoder in({view.data(), view.size()});
+    Decoder in(view);
     return RestedRecords::decode_from(in, records->type());
   }
 
@@ -444,7 +444,7 @@ class Attempt {
       Encoder bytes;
       shuffle.kernel->encode_bucket(*bucket, bytes);
       const std::string_view view = bytes.view();
-      Decoder in({view.data(), view.size()});
+      Decoder in(view);
       bucket = shuffle.kernel->decode_bucket(in);
     }
   }

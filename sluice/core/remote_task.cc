@@ -29,7 +29,7 @@ bool read_whole(Connection& connection, char* to, std::size_t size, Time deadlin
 std::string run_encoded(const std::string& message, TaskEnvironment& environment) {
   Encoder answer;
   try {
-    Decoder in({message.data(), message.size()});
+    Decoder in(message);
     TaskId id;
     id.job = in.u64();
     id.stage = in.u32();
@@ -67,10 +67,9 @@ void write_frame(Connection& connection, std::string_view payload, Time deadline
   }
   Encoder header;
   header.u32(static_cast<std::uint32_t>(payload.size()));
-  header.u32(crc32c({payload.data(), payload.size()}));
-  const std::string_view head = header.view();
-  connection.write({head.data(), head.size()}, deadline);
-  connection.write({payload.data(), payload.size()}, deadline);
+  header.u32(crc32c(payload));
+  connection.write(header.view(), deadline);
+  connection.write(payload, deadline);
 }
 
 std::optional<std::string> read_frame(Connection& connection, Time deadline) {

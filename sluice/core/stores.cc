@@ -252,7 +252,7 @@ void BlockStore::write(const BlockId& id, const RestedRecords& records) {
   const std::string_view view = body.view();
   Encoder header;
   header.u32(spill_magic);
-  header.u32(crc32c({view.data(), view.size()}));
+  header.u32(crc32c(view));
   const std::string_view head = header.view();
   {
     const std::lock_guard lock(mutex_);
@@ -260,8 +260,8 @@ void BlockStore::write(const BlockId& id, const RestedRecords& records) {
   }
   runtime_.files().make_directories(options_.spill_directory);
   const auto file = runtime_.files().create(path_of(id));
-  file->append({head.data(), head.size()});
-  file->append({view.data(), view.size()});
+  file->append(head);
+  file->append(view);
 }
 
 RestedPtr BlockStore::get(const BlockId& id) {
@@ -283,7 +283,7 @@ RestedPtr BlockStore::get(const BlockId& id) {
 RestedPtr BlockStore::read_back(const BlockId& id, const TypeOps& type) {
   try {
     const std::string bytes = read_file(runtime_.files(), path_of(id), ~std::uint64_t{0});
-    Decoder header({bytes.data(), bytes.size()});
+    Decoder header(bytes);
     const bool right_magic = header.u32() == spill_magic;
     const std::uint32_t sum = header.u32();
     const std::string_view body(bytes.data() + spill_header_bytes, bytes.size() - spill_header_bytes);

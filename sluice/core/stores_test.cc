@@ -375,7 +375,7 @@ TEST(BlockStore, CountsDamagedFilesAndForgetsTheirBlocks) {
       if (how == 2) other.resize(3);
       if (how == 3) other[0] ^= 1;
       sim.files().remove(path);
-      if (how != 4) sim.files().create(path)->append({other.data(), other.size()});
+      if (how != 4) sim.files().create(path)->append(other);
     };
     for (std::uint64_t how = 0; how < 5; ++how) {
       store.put({how, 0}, block_of(how), Keep::disk);

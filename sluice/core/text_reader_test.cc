@@ -68,7 +68,7 @@ Expected lines_of(std::string_view text, std::size_t begin = 0, std::size_t end 
 class TextReader : public ::testing::Test {
  protected:
   void write(const std::string& path, std::string_view bytes) {
-    sim_.run([&] { runtime().files().create(path)->append({bytes.data(), bytes.size()}); });
+    sim_.run([&] { runtime().files().create(path)->append(bytes); });
   }
   Expected read(const TextRange& range, std::size_t line_bytes_max = 1 << 20, std::size_t most = ~std::size_t{0}) {
     Expected got;

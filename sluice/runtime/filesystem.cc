@@ -8,8 +8,6 @@
 namespace sluice {
 namespace {
 
-std::string base_name(std::string_view path) { return std::string(path.substr(path.find_last_of('/') + 1)); }
-
 void write_synced(FileSystem& files, const std::string& path, std::string_view bytes) {
   const std::unique_ptr<File> file = files.create(path);
   file->append(bytes);
@@ -61,7 +59,7 @@ std::string FileSystem::temporary_name(const std::string& path) {
   char unique[48];
   std::snprintf(unique, sizeof unique, ".%016llx.%llu.tmp", static_cast<unsigned long long>(tag_),
                 static_cast<unsigned long long>(publish_count_.fetch_add(1, std::memory_order_relaxed)));
-  return parent_path(path) + "/." + base_name(path) + unique;
+  return parent_path(path) + "/." + std::string(base_name(path)) + unique;
 }
 
 bool FileSystem::remove_all(const std::string& path) {
@@ -99,6 +97,8 @@ std::string read_file(FileSystem& files, const std::string& path, std::uint64_t 
   text.resize(filled);
   return text;
 }
+
+std::string_view base_name(std::string_view path) { return path.substr(path.find_last_of('/') + 1); }
 
 std::string parent_path(std::string_view path) {
   const auto without_slashes = [](std::string_view text) {

@@ -107,6 +107,8 @@ class FileSystem {
   std::atomic<std::uint64_t> publish_count_{0};
 };
 
+/// The last part of a path, behind its last slash.
+std::string_view base_name(std::string_view path);
 /// The whole content. Errors: SLU-411 when missing, SLU-305 when larger than `bytes_max`.
 std::string read_file(FileSystem& files, const std::string& path, std::uint64_t bytes_max = 1ULL << 30);
 

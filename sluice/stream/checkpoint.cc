@@ -80,8 +80,6 @@ std::vector<CheckpointOperator> decode_operators(Decoder& from) {
   return operators;
 }
 
-std::string_view name_of(std::string_view path) { return path.substr(path.find_last_of('/') + 1); }
-
 struct ManifestId {
   std::int64_t milliseconds = 0;
   std::uint64_t epoch = 0;
@@ -201,7 +199,7 @@ Manifest read_manifest(FileSystem& files, const std::string& path) {
     from.bytes(bytes.size() - content.size());
     Manifest manifest = decode_manifest(from);
     // One that was renamed or copied would take the place of another.
-    if (manifest_name(manifest.time, manifest.epoch) != name_of(path)) {
+    if (manifest_name(manifest.time, manifest.epoch) != base_name(path)) {
       fail_damaged("by its content this is " + manifest_name(manifest.time, manifest.epoch));
     }
     return manifest;
@@ -212,7 +210,7 @@ std::vector<std::string> list_manifests(FileSystem& files, const std::string& di
   std::vector<std::pair<ManifestId, std::string>> found;
   const auto listed = files.list(directory);
   for (const FileInfo& file : listed.value_or(std::vector<FileInfo>{})) {
-    const std::optional<ManifestId> id = parse_manifest_name(name_of(file.path));
+    const std::optional<ManifestId> id = parse_manifest_name(base_name(file.path));
     if (id && !file.is_directory) found.emplace_back(*id, file.path);
   }
   std::sort(found.begin(), found.end(), std::greater<>());

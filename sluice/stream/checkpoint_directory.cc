@@ -47,7 +47,7 @@ std::vector<std::uint64_t> list_epochs(FileSystem& files, const std::string& dir
   std::vector<std::uint64_t> epochs;
   const auto listed = files.list(directory + "/epochs");
   for (const FileInfo& file : listed.value_or(std::vector<FileInfo>{})) {
-    const std::string_view name = std::string_view(file.path).substr(file.path.find_last_of('/') + 1);
+    const std::string_view name = base_name(file.path);
     std::uint64_t number = 0;
     std::from_chars(name.data(), name.data() + name.size(), number);
     if (number > 0 && epoch_path(directory, number) == directory + "/epochs/" + std::string(name)) {

@@ -19,8 +19,6 @@ constexpr std::size_t chain_length_max = 16;
 // Checkpoints kept besides the newest, so that a damaged one is not the end.
 constexpr std::size_t kept_besides = 1;
 
-std::string base_name(const std::string& path) { return path.substr(path.find_last_of('/') + 1); }
-
 }  // namespace
 
 // Invariant: the thread works on the front of `jobs`, which it takes out when it is done with it.
@@ -152,7 +150,7 @@ struct Checkpointer::State {
     for (const StateFileInfo& file : chain) files_kept.insert(file.name);
     const auto listed = files().list(options.directory);
     for (const FileInfo& file : listed.value_or(std::vector<FileInfo>{})) {
-      const std::string name = base_name(file.path);
+      const std::string name(base_name(file.path));
       const bool unfinished = name.starts_with(".state-") || name.starts_with(".checkpoint-");
       if (unfinished || (name.starts_with("state-") && !files_kept.contains(name))) {
         kill_point("checkpoint.mid_removal");

@@ -277,7 +277,7 @@ class KeyedState : public StatePartition {
       return K(in.text());
     } else {
       const std::string_view bytes = in.text();
-      Decoder key({bytes.data(), bytes.size()});
+      Decoder key(bytes);
       K decoded = decode<K>(key);
       key.expect_end();
       return decoded;
@@ -296,7 +296,7 @@ class KeyedState : public StatePartition {
   template <class V>
   static V read_sized(Decoder& in, const ValueReader<V>& read) {
     const std::string_view bytes = in.text();
-    Decoder value({bytes.data(), bytes.size()});
+    Decoder value(bytes);
     V decoded = read(value);
     value.expect_end();
     return decoded;

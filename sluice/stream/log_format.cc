@@ -8,6 +8,7 @@
 #include "sluice/core/codec.h"
 #include "sluice/runtime/checksum.h"
 #include "sluice/runtime/errors.h"
+#include "sluice/runtime/filesystem.h"
 
 namespace sluice::detail {
 namespace {
@@ -15,8 +16,6 @@ namespace {
 // "SLUL" and "SLUC" as they lie in the file.
 constexpr std::uint32_t segment_magic = 0x4c554c53;
 constexpr std::uint32_t commit_magic = 0x43554c53;
-
-std::string_view last_part(std::string_view path) { return path.substr(path.find_last_of('/') + 1); }
 
 std::string padded(std::uint64_t number) {
   char text[24];
@@ -71,14 +70,14 @@ std::string log_removal_path(const std::string& directory, std::uint64_t below) 
 }
 
 std::optional<std::uint64_t> parse_log_removal_path(std::string_view path) {
-  const std::string_view name = last_part(path);
+  const std::string_view name = base_name(path);
   const std::uint64_t below = number_of(name.substr(std::min(name.rfind('-'), name.size() - 1) + 1));
   if (removal_name(below) != name) return std::nullopt;
   return below;
 }
 
 std::optional<LogSegmentId> parse_log_segment_path(std::string_view path) {
-  const std::string_view name = last_part(path);
+  const std::string_view name = base_name(path);
   const std::size_t dash = std::min(name.find('-'), name.size());
   const LogSegmentId segment{number_of(name.substr(0, dash)), number_of(name.substr(std::min(dash + 1, name.size())))};
   if (segment.number == 0 || segment_name(segment) != name) return std::nullopt;
@@ -86,7 +85,7 @@ std::optional<LogSegmentId> parse_log_segment_path(std::string_view path) {
 }
 
 std::optional<std::uint64_t> parse_log_commit_path(std::string_view path) {
-  const std::string_view name = last_part(path);
+  const std::string_view name = base_name(path);
   const std::uint64_t epoch = number_of(name.substr(std::min(name.find('-'), name.size() - 1) + 1));
   if (commit_name(epoch) != name) return std::nullopt;
   return epoch;

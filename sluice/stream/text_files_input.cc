@@ -19,8 +19,6 @@ constexpr std::uint64_t split_bytes = 32 << 20;
 // Names told to people.
 constexpr std::size_t names_max = 10;
 
-std::string_view name_of(const std::string& path) { return std::string_view(path).substr(path.find_last_of('/') + 1); }
-
 /// "a, b and 7 more".
 class NameList {
  public:
@@ -77,7 +75,7 @@ class TextFilesInput final : public Input {
     std::string failure;
     const std::vector<FileInfo> chosen = choose_files(engine.runtime().files(), time, changed, failure);
     for (const FileInfo& file : chosen) {
-      names.add(name_of(file.path));
+      names.add(base_name(file.path));
       told.bytes += file.size_bytes;
     }
     told.description = names.text();
@@ -179,7 +177,7 @@ class TextFilesInput final : public Input {
   // An empty file is not there yet: it has no lines to lose, and its writer may be about to begin. (Nor is a pipe or a
   // device, which would never end.)
   static bool is_candidate(const FileInfo& file) {
-    return !file.is_directory && file.size_bytes > 0 && !name_of(file.path).starts_with('.');
+    return !file.is_directory && file.size_bytes > 0 && !base_name(file.path).starts_with('.');
   }
 
   std::vector<FileInfo> choose_files(FileSystem& files, Time time, NameList& changed, std::string& failure) {
@@ -235,7 +233,7 @@ class TextFilesInput final : public Input {
     if (!known.taken || known.change_told) return;
     if (file.size_bytes == known.file.size_bytes && file.modified == known.file.modified) return;
     known.change_told = true;
-    changed.add(name_of(file.path));
+    changed.add(base_name(file.path));
   }
 
   bool has_settled(const FileInfo& file, Time time) {

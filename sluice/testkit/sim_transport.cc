@@ -146,7 +146,7 @@ class SimConnection final : public Connection {
 
   void write(std::string_view bytes, Time deadline) override {
     begin("write to");
-    scheduler_.trace(std::string_view(bytes.data(), bytes.size()));
+    scheduler_.trace(bytes);
     SimTransport::Stream& stream = link_->streams[1 - side_];
     while (!bytes.empty()) {
       check("write to");
