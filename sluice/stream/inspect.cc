@@ -29,8 +29,6 @@ std::string bytes_text(std::uint64_t bytes) {
   return fmt::format("{} MiB", bytes / kib / kib);
 }
 
-std::string_view name_of(std::string_view path) { return path.substr(path.find_last_of('/') + 1); }
-
 std::uint64_t bytes_of(const Manifest& manifest) {
   std::uint64_t bytes = 0;
   for (const StateFileInfo& file : manifest.chain) bytes += file.bytes;
@@ -43,15 +41,14 @@ CheckpointFormat format_of(FileSystem& files, const std::string& directory) {
   return *std::move(format);
 }
 
-// Calls f(paths of manifests); again when it fails and others are listed by then.
+// Calls f(paths of manifests); again when what it reads is gone or replaced meanwhile.
 template <class F>
 auto while_it_stays(FileSystem& files, const std::string& directory, const F& f) {
   for (int look = 1;; ++look) {
-    const std::vector<std::string> listed = list_manifests(files, directory);
     try {
-      return f(listed);
+      return f(list_manifests(files, directory));
     } catch (const Error& error) {
-      if (look == looks_max || !is_damage(error) || list_manifests(files, directory) == listed) throw;
+      if (look == looks_max || !is_damage(error)) throw;
     }
   }
 }
@@ -61,7 +58,7 @@ std::string path_of(const std::vector<std::string>& listed, const std::string& d
   const auto before_epoch = [](std::string_view name) { return name.substr(0, name.find_last_of('-')); };
   const std::string wanted = manifest_name(Time(std::chrono::milliseconds(batch)), 0);
   for (const std::string& path : listed) {
-    if (batch == 0 || before_epoch(name_of(path)) == before_epoch(wanted)) return path;
+    if (batch == 0 || before_epoch(base_name(path)) == before_epoch(wanted)) return path;
   }
   throw Error(Code::no_readable_checkpoint,
               {.why = batch == 0 ? directory + " has no checkpoint"
@@ -112,7 +109,7 @@ std::string list_checkpoints(FileSystem& files, const std::string& directory) {
                             manifest.chain.size());
       } catch (const Error& error) {
         if (!is_damage(error) || !files.stat(path).has_value()) throw;
-        text += fmt::format("checkpoint {} is damaged: {}\n", name_of(path), error.details().why);
+        text += fmt::format("checkpoint {} is damaged: {}\n", base_name(path), error.details().why);
       }
     }
     if (listed.empty()) text += "no checkpoint\n";
@@ -183,6 +180,7 @@ Verified verify_checkpoints(FileSystem& files, const std::string& directory) {
     }
     check(directory + "/journal", [&] {
       const JournalContent journal = read_journal(files, directory + "/journal");
+      found.journal_records = journal.records;
       for (const OwedOutput& owed : journal.owed) {
         const std::string path = directory + "/owed/" + owed_file_name(owed);
         check(path, [&] {
@@ -190,9 +188,6 @@ Verified verify_checkpoints(FileSystem& files, const std::string& directory) {
           ++found.owed;
         });
       }
-    });
-    check(directory + "/journal", [&] {
-      read_log(files, directory + "/journal", 0, [&](const LogHandle&, std::string_view) { ++found.journal_records; });
     });
     check(directory + "/wal",
           [&] { read_log(files, directory + "/wal", 0, [&](const LogHandle&, std::string_view) { ++found.blocks; }); });

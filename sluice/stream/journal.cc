@@ -107,7 +107,7 @@ class Reader {
   void take_output(Decoder& in) {
     const Time time = read_time(in);
     const std::string& output = name_of(in, outputs_);
-    const bool done = decode_bool(in) != 0;
+    const bool done = decode<bool>(in);
     RecordedBatch& batch = batch_of(in, time);
     batch.build = content_.build;
     batch.outputs[output] = done;
@@ -144,6 +144,7 @@ JournalContent read_journal(FileSystem& files, const std::string& directory) {
   JournalContent content;
   Reader reader(content);
   content.log = read_log(files, directory, 0, [&](const LogHandle& handle, std::string_view record) {
+    ++content.records;
     const auto take = [&] { reader.take(record); };
     naming_file(
         log_segment_path(directory, {handle.epoch, handle.segment}) + " at byte " + std::to_string(handle.offset),
@@ -208,8 +209,13 @@ Journal::Journal(Runtime& runtime, const std::string& directory, const JournalCo
 }
 
 LogPosition Journal::append(const Encoder& record) {
-  const LogPosition at = log_.append(record.view());
   const std::lock_guard lock(mutex_);
+  return append_locked(record);
+}
+
+// The mutex is held: this log's append does not wait.
+LogPosition Journal::append_locked(const Encoder& record) {
+  const LogPosition at = log_.append(record.view());
   bytes_in_segment_ += record.size();
   return at;
 }
@@ -264,10 +270,9 @@ LogPosition Journal::block(std::size_t input, const RecordedBlock& block) {
   out.u64(to_number(block.stored));
   encode(block.handle, out);
   out.text(block.position);
-  // In one step: `forget` must not take the segment for one in which nothing is. (This log's append does not wait.)
+  // In one step: `forget` must not take the segment for one in which nothing is.
   const std::lock_guard lock(mutex_);
-  const LogPosition at = log_.append(out.view());
-  bytes_in_segment_ += out.size();
+  const LogPosition at = append_locked(out);
   unallocated_[input][block.number] = {at.handle.segment, block.handle ? block.handle->segment : ~std::uint64_t{0}};
   ToldIn& told = receivers_[run_.inputs[input]];
   if (!block.position.empty() && block.number >= told.number)

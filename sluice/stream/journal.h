@@ -72,6 +72,7 @@ struct OwedOutput {
 /// What a journal says.
 struct JournalContent {
   LogContent log;
+  std::uint64_t records = 0;
   bool empty = true;
   /// Of the last run.
   std::uint64_t epoch = 0;
@@ -143,6 +144,7 @@ class Journal {
     std::uint64_t wal_segment = ~std::uint64_t{0};
   };
   LogPosition append(const class Encoder& record);
+  LogPosition append_locked(const Encoder& record);
   void append_run();
 
   const RunRecord run_;

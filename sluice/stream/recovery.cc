@@ -456,7 +456,7 @@ Time Driver::recover() {
 // Intervals that passed while no driver ran. Returns the last time that needs no batch any more.
 Time Driver::run_missed(Time last) {
   const Time now = engine_->runtime().clock().now();
-  const Time due = zero_ + (now - zero_) / options_.interval * options_.interval;
+  const Time due = time_after(now) - options_.interval;
   const Time next = time_after(last);
   if (directory_ == nullptr || due <= next) return last;
   if (options_.missed == MissedBatches::run) {
