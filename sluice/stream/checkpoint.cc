@@ -159,7 +159,7 @@ StateFileInfo decode_chain_part(Decoder& from, bool is_first) {
   file.name = std::string(from.text());
   file.bytes = from.varint();
   file.blocks = from.varint();
-  file.base = decode_bool(from) != 0;
+  file.base = decode<bool>(from);
   // A name from a file is no path, and not that of something else.
   if (!file.name.starts_with("state-") || file.name.find('/') != std::string::npos) {
     from.fail_corrupt("a file of a chain does not have the name of one");
