@@ -338,7 +338,7 @@ void expect_every_cut_is_seen(const T& value) {
   for (std::size_t size = 0; size < bytes.size(); ++size) {
     // A copy of that size, so that AddressSanitizer sees a read beyond it.
     const std::vector<char> cut(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(size));
-    const int code = decode_code<T>(cut);
+    const int code = decode_code<T>({cut.data(), cut.size()});
     ASSERT_TRUE(code == 301 || code == 302) << code << " at " << size << " of " << bytes.size();
   }
   EXPECT_EQ(decode_code<T>(bytes + "x"), 301);

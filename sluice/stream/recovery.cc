@@ -425,7 +425,7 @@ void Driver::start_inputs(std::size_t& started) {
 // ---- On the stream's thread
 
 Time Driver::recover() {
-  if (directory_ == nullptr || !directory_->manifest().has_value()) return zero_;
+  if (directory_ == nullptr || directory_->is_new()) return zero_;
   const JournalContent& journal = directory_->journal_content();
   const Time saved = directory_->manifest()->time;
   kill_point("recovery.start");
@@ -458,7 +458,8 @@ Time Driver::run_missed(Time last) {
   const Time now = engine_->runtime().clock().now();
   const Time due = time_after(now) - options_.interval;
   const Time next = time_after(last);
-  if (directory_ == nullptr || due <= next) return last;
+  const bool was_down = directory_ != nullptr && !directory_->is_new();
+  if (!was_down || due <= next) return last;
   if (options_.missed == MissedBatches::run) {
     not_before_ = now;
     return last;

@@ -84,5 +84,17 @@ TEST_F(Downtime, AWindowWithInverseThatMissedASlideForgetsWhatHasLeft) {
   EXPECT_EQ(sorted_values(out.batches()), (Pairs{{{1, 7}}, {{1, 8}}, {}, {{1, 48}}}));
 }
 
+// A new stream was not down: what passes before its thread has begun is no time in which no program ran.
+TEST_F(Downtime, ANewStreamLeavesNothingOut) {
+  for (int life = 0; life < 50; ++life) {
+    StreamTest t({.without_checkpoint = life % 2 == 0});
+    const auto out = t.output(t.stream<int>({{1}, {2}, {3}, {4}, {5}}));
+    t.start();
+    t.advance(5s);
+    t.stop(true);
+    ASSERT_EQ(values(out.batches()), (Ints{{1}, {2}, {3}, {4}, {5}})) << "life " << life;
+  }
+}
+
 }  // namespace
 }  // namespace sluice::testing
