@@ -409,11 +409,10 @@ void Log::State::remove_segments(std::uint64_t below) {
     if (noted && *noted < below) files.remove(entry.path);
   }
   // As long as there is no commit of this owner, that of the last one counts.
+  epochs_left.insert(newest.segment.epoch);
   for (const FileInfo& entry : entries) {
     const std::optional<std::uint64_t> epoch = parse_log_commit_path(entry.path);
-    if (epoch && *epoch < options.epoch && newest.segment.epoch == options.epoch && !epochs_left.contains(*epoch)) {
-      files.remove(entry.path);
-    }
+    if (epoch && *epoch < options.epoch && !epochs_left.contains(*epoch)) files.remove(entry.path);
   }
   const std::lock_guard lock(mutex);
   removed_below = below;

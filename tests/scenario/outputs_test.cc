@@ -17,6 +17,7 @@ namespace {
 using ::testing::AnyOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 const std::vector<std::vector<int>> lists{{1}, {2}, {3}, {4}, {5}, {6}};
 
@@ -100,6 +101,32 @@ TEST(Outputs, WhatOneLacksIsDeliveredLaterAcrossARestart) {
   EXPECT_THAT(good.sums, ElementsAre(1, 2, 3, 4, 5, 6));
   std::sort(bad.sums.begin(), bad.sums.end());
   EXPECT_THAT(bad.sums, ElementsAre(1, 2, 3, 4, 5, 6));
+}
+
+TEST(Outputs, OfAKilledRunThatNobodyOwesGoAtTheNextStart) {
+  Lives lives;
+  StreamTestOptions options = lives.options();
+  options.failed_output = FailedOutput::go_on;
+  Seen seen;
+  const auto live = [&](std::size_t batches, bool fails) {
+    seen.fails = fails;
+    lives.live(options, [&](StreamTest& t) {
+      t.stream(lists).name("in").foreach_rdd(seen.function()).name("out");
+      t.run(batches);
+    });
+  };
+  FileSystem& files = lives.runtime.files();
+  const std::string owed = options.checkpoint + "/owed";
+  live(2, true);
+  ASSERT_EQ(files.list(owed)->size(), 2u);
+  // Published by a run that was killed before its journal told of it.
+  files.publish(owed + "/000000000099000-0123456789abcdef", "records");
+  live(2, true);
+  EXPECT_EQ(files.list(owed)->size(), 2u);
+  live(3, false);
+  EXPECT_THAT(files.list(owed).value(), IsEmpty());
+  std::sort(seen.sums.begin(), seen.sums.end());
+  EXPECT_THAT(seen.sums, ElementsAre(1, 2, 3));
 }
 
 /// The same machine, another process.
