@@ -23,13 +23,13 @@ class Ends : public sluice::StreamingListener {
   std::function<void(const sluice::BatchInfo&)> ended_;
 };
 
-/// A context and a stream with a checkpoint directory that goes with it.
+/// A context and a stream; where that is `durable`, with a checkpoint directory, which goes with it.
 class Stream {
  public:
-  Stream(std::size_t threads, sluice::Duration interval)
+  Stream(std::size_t threads, sluice::Duration interval, bool durable)
       : directory_(std::filesystem::temp_directory_path() / ("sluice-bench-" + std::to_string(made_++))),
         context({.app = "bench", .master = "local[" + std::to_string(threads) + "]", .partitions = threads}),
-        ssc(context, {.batch = interval, .checkpoint = directory_.string()}) {}
+        ssc(context, {.batch = interval, .checkpoint = durable ? directory_.string() : ""}) {}
   ~Stream() {
     ssc.stop();
     std::filesystem::remove_all(directory_);
@@ -57,7 +57,8 @@ class Stream {
 /// the input, `counted(input stream)` the workload, a stream of one number a batch.
 template <class T, class MakeRdd, class Counted>
 Sample run_batches(const Plan& plan, const MakeRdd& rdd, const Counted& counted) {
-  Stream stream(plan.threads, 1ms);
+  // State needs one; the others get it too, as a user's would have it.
+  Stream stream(plan.threads, 1ms, true);
   sluice::RddQueue<T> queue;
   for (std::size_t batch = 0; batch < plan.all_batches(); ++batch) queue.push(rdd(stream.context, batch));
   std::int64_t sum = 0;
@@ -111,7 +112,7 @@ auto words_of(const sluice::DStream<std::string_view>& lines) {
 /// A word count over a queue that the caller fills.
 class SmallWordCount {
  public:
-  explicit SmallWordCount(sluice::Duration interval) : stream(2, interval) {
+  explicit SmallWordCount(sluice::Duration interval, bool durable = false) : stream(2, interval, durable) {
     words_of(stream.ssc.queue_stream(queue)).reduce_by_key(std::plus{}).foreach_rdd([this](const auto& counts) {
       words_ += counts.count();
     });
@@ -171,9 +172,9 @@ Sample engine_state(const EventData& events, const Plan& plan, bool all) {
   });
 }
 
-double empty_batch_cpu_us(std::size_t batches) {
+double empty_batch_cpu_us(std::size_t batches, bool durable) {
   constexpr std::size_t warm = 50;
-  SmallWordCount program(10ms);
+  SmallWordCount program(10ms, durable);
   std::size_t ended = 0;
   double cpu = 0;
   program.stream.run([&](const sluice::BatchInfo&) {

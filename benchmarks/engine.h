@@ -16,7 +16,7 @@ Sample engine_window(const TextData& text, const Plan& plan, std::size_t window)
 Sample engine_state(const EventData& events, const Plan& plan, bool all);
 
 /// What a batch without records costs: CPU time of this process a batch, in microseconds, W2 at a 10 ms interval.
-double empty_batch_cpu_us(std::size_t batches);
+double empty_batch_cpu_us(std::size_t batches, bool durable);
 
 /// A batch of `records` words every millisecond.
 struct SteadyResult {

@@ -158,7 +158,9 @@ double compile_seconds() {
 std::vector<Figure> measure_figures(const Options& options) {
   std::vector<Figure> figures;
   if (options.wants("empty")) {
-    figures.push_back({"CPU of an empty batch (W2, 10 ms)", empty_batch_cpu_us(options.quick ? 200 : 500), "us"});
+    const std::size_t batches = options.quick ? 200 : 500;
+    figures.push_back({"CPU of an empty batch (W2, 10 ms)", empty_batch_cpu_us(batches, false), "us"});
+    figures.push_back({"  with a checkpoint directory", empty_batch_cpu_us(batches, true), "us"});
   }
   if (options.wants("1ms")) {
     const SteadyResult steady = steady_milliseconds(100, options.quick ? 10'000 : 60'000);
