@@ -189,6 +189,7 @@ void ReceiverInput::stop() {
   if (thread_ == nullptr) return;
   channel_->request_stop();
   thread_->join();
+  thread_ = nullptr;
   channel_->seal();
 }
 

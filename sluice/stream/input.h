@@ -70,7 +70,7 @@ class Input {
   virtual void start(Engine&, InputStart) {}  // NOLINT(performance-unnecessary-value-param): others keep it
   /// Instead of `start` for a replay: only `rdd` is called then.
   virtual void start_replay(Engine&, InputStart) {}  // NOLINT(performance-unnecessary-value-param)
-  /// Stops taking anything in, and returns when nothing more can arrive. Called once.
+  /// Stops taking anything in, and returns when nothing more can arrive. Called again it does nothing.
   virtual void stop() {}
 
   /// What batch `time` has, perhaps nothing. Called once a batch, in order.

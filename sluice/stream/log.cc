@@ -452,6 +452,7 @@ bool Log::durable(std::uint64_t end) {
 
 std::uint64_t Log::end() {
   const std::lock_guard lock(state_->mutex);
+  state_->throw_if_failed();
   return state_->end;
 }
 

@@ -143,7 +143,7 @@ class Log {
   void wait_durable(std::uint64_t end);
   /// Whether it is. Errors: what made the log fail before that.
   bool durable(std::uint64_t end);
-  /// End of what has been appended.
+  /// End of what has been appended. Errors: what made the log fail.
   std::uint64_t end();
   /// Calls `told` on the log's thread after each sync and when the log fails; it must not wait, nor throw. Before the
   /// first append.

@@ -126,6 +126,7 @@ class FaultyRuntime : public Runtime {
   std::unique_ptr<Condition> condition() override { return base_.condition(); }
   std::unique_ptr<Executors> executors(std::size_t cores) override { return base_.executors(cores); }
   std::uint64_t random_seed() override { return base_.random_seed(); }
+  std::uint64_t process() const override { return base_.process(); }
 
  private:
   Runtime& base_;

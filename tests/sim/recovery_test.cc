@@ -1,5 +1,5 @@
-// A stream that is killed at any step, on a disk that loses what was not synced, and started again until it has done
-// its work: what its outputs saw must be what a stream that was never killed gives.
+// A stream that is killed at any step, on a disk that loses what was not synced or that fails, and started again until
+// it has done its work: what its outputs saw must be what a stream that was never killed gives.
 //
 // What outputs saw is kept outside of the simulated machine, as users keep it. A batch may be seen twice, if the crash
 // came before it was noted; then with the same records.
@@ -17,6 +17,7 @@
 #include "sluice/runtime/kill_point.h"
 #include "sluice/runtime/process.h"
 #include "sluice/sluice.h"
+#include "sluice/testkit/faulty_filesystem.h"
 #include "sluice/testkit/simulation.h"
 
 namespace sluice::testing {
@@ -35,7 +36,11 @@ constexpr int window_batches = 4;
 /// What is outside of the machine that is killed.
 struct World {
   Random random{0};
-  Simulation* sim = nullptr;
+  /// What the program runs on.
+  Runtime* runtime = nullptr;
+  FaultyFileSystem* faulty = nullptr;
+  /// What the writer of files writes to.
+  FileSystem* disk = nullptr;
   /// By batch.
   std::map<Time, Numbers> raw;
   std::map<Time, Sums> totals;
@@ -43,6 +48,7 @@ struct World {
   std::map<Time, Sums> window;
   std::map<Time, Numbers> plain_window;
   std::string wrong;
+  std::string failure;
   /// Number of files that their writer has published.
   Number files = 0;
   bool drained = false;
@@ -96,8 +102,7 @@ class Counting : public Receiver<Number> {
 
 /// The program under test. Runs until its input is used up, or it is killed.
 void live(std::uint64_t seed, bool with_files) {
-  Simulation& sim = *world->sim;
-  FileSystem& files = sim.files();
+  FileSystem& files = *world->disk;
   files.make_directories("/in");
   Context ctx{{.app = "recovery",
                .master = "local[3]",
@@ -105,7 +110,7 @@ void live(std::uint64_t seed, bool with_files) {
                .spill_directory = "/spill",
                .encode_tasks = seed % 3 == 0,
                .check_views = seed % 3 == 0,
-               .runtime = &sim}};
+               .runtime = world->runtime}};
   StreamingContext ssc(ctx, {.batch = interval,
                              .checkpoint = "/ckpt",
                              .checkpoint_interval = interval * static_cast<int>(1 + seed % 5),
@@ -157,7 +162,9 @@ void live(std::uint64_t seed, bool with_files) {
   const std::size_t needed = static_cast<std::size_t>(received + files_in_all * 3);
   std::size_t idle = 0;
   for (std::size_t waits = 0; idle < 3; ++waits) {
-    ASSERT_LT(waits, 2000U) << "the stream does not come to its end" << batches();
+    ASSERT_LT(waits, 2000U) << "the stream does not come to its end" << batches() << world->failure;
+    // A directory that cannot be read is no end, and is looked at again.
+    if (waits == 100) world->faulty->mend();
     if (world->files < files_in_all && world->random.chance(0.5)) {
       const Number first = first_in_files + world->files * 3;
       const std::string text =
@@ -221,20 +228,74 @@ void expect_right(bool with_files) {
   ASSERT_GT(world->window.size(), 1U);
 }
 
+enum class Ending {
+  at_any_step,
+  at_a_kill_point,
+  /// The disk fails: the process ends, by itself or because a sync failed.
+  of_the_disk,
+};
+
+/// One operation, from some time on, once or for good.
+FileFailure random_failure(Random& random) {
+  // Those that a stream does often, several times.
+  constexpr FileOperation operations[] = {FileOperation::append,
+                                          FileOperation::append,
+                                          FileOperation::append,
+                                          FileOperation::write_at,
+                                          FileOperation::sync,
+                                          FileOperation::sync,
+                                          FileOperation::create,
+                                          FileOperation::rename,
+                                          FileOperation::rename_new,
+                                          FileOperation::open,
+                                          FileOperation::list,
+                                          FileOperation::read_at,
+                                          FileOperation::make_directories,
+                                          FileOperation::remove,
+                                          FileOperation::stat,
+                                          FileOperation::sync_directory,
+                                          FileOperation::open_append,
+                                          FileOperation::truncate};
+  constexpr FileFault faults[] = {FileFault::disk_full, FileFault::io_error, FileFault::short_write};
+  constexpr const char* places[] = {"", "", "", "", "/journal/", "/wal/", "/checkpoint-", "/state-", "/spill", "/in"};
+  return {.operation = operations[random.below(std::size(operations))],
+          .path_part = places[random.below(std::size(places))],
+          .nth = 1 + random.below(1 << random.below(7)),
+          .times = random.chance(0.5) ? 1U : 1'000'000U,
+          .fault = faults[random.below(std::size(faults))]};
+}
+
 std::uint64_t kills_delivered = 0;
+std::uint64_t faults_met = 0;
 
 /// Returns the trace.
-std::uint64_t survive(std::uint64_t seed, bool at_kill_points) {
+std::uint64_t survive(std::uint64_t seed, Ending ending) {
   Simulation sim(seed, {.step_time_max = seed % 4 == 0 ? Duration(20us) : Duration(0)});
+  FaultyFileSystem disk(sim.files());
+  FaultyRuntime on_faulty_disk(sim, disk);
+  disk.on_failed_sync([&](const std::string&) {
+    sim.crash_after(0);
+    sim.pause();
+  });
   World outside;
   outside.random = Random(seed * 77 + 1);
-  outside.sim = &sim;
+  outside.faulty = &disk;
+  outside.disk = &sim.files();
+  outside.runtime = ending == Ending::of_the_disk ? static_cast<Runtime*>(&on_faulty_disk) : &sim;
   world = &outside;
   const bool with_files = seed % 3 != 1;
-  std::uint64_t kills = outside.random.below(5);
+  std::uint64_t kills = outside.random.below(ending == Ending::of_the_disk ? 12 : 5);
   while (!outside.drained) {
-    std::uint64_t passes = at_kill_points ? 1 + outside.random.below(1 << (2 + outside.random.below(9))) : 0;
-    if (kills > 0 && at_kill_points) {
+    std::uint64_t passes = 1 + outside.random.below(1 << (2 + outside.random.below(9)));
+    disk.mend();
+    if (kills > 0 && ending == Ending::of_the_disk) {
+      const FileFailure failure = random_failure(outside.random);
+      outside.failure = "\nfailure: operation " + std::to_string(static_cast<int>(failure.operation)) + " of \"" +
+                        failure.path_part + "\", from " + std::to_string(failure.nth) + " on, times " +
+                        std::to_string(failure.times);
+      disk.fail(failure);
+      --kills;  // it may fail where nothing ends, or not come to it
+    } else if (kills > 0 && ending == Ending::at_a_kill_point) {
       set_kill_point_hook([&](std::string_view) {
         if (--passes != 0) return;
         sim.crash_after(0);
@@ -246,15 +307,21 @@ std::uint64_t survive(std::uint64_t seed, bool at_kill_points) {
     try {
       sim.run([&] { live(seed, with_files); });
     } catch (const SimulatedCrash&) {
-      --kills;
+      if (ending != Ending::of_the_disk) --kills;
       ++outside.kills;
       if (outside.random.chance(0.7)) sim.crash_disk();
+    } catch (const Error& error) {
+      EXPECT_EQ(ending, Ending::of_the_disk);
+      EXPECT_NE(std::string(error.what()).find("a fault of the test's script"), std::string::npos) << error.what();
+      ++outside.kills;
+      if (outside.random.chance(0.3)) sim.crash_disk();
     }
     set_kill_point_hook({});
     if (::testing::Test::HasFailure()) return 0;
   }
   expect_right(with_files);
   kills_delivered += outside.kills;
+  faults_met += disk.failures();
   return sim.trace_hash();
 }
 
@@ -264,25 +331,28 @@ constexpr std::uint64_t seeds = 20;
 constexpr std::uint64_t seeds = 500;
 #endif
 
-void survive_all(bool at_kill_points) {
+void survive_all(Ending ending) {
+  kills_delivered = faults_met = 0;
   const std::uint64_t asked =
       environment("SLUICE_SIM_SEEDS").has_value() ? std::stoull(*environment("SLUICE_SIM_SEEDS")) : seeds;
   const std::uint64_t first =
       environment("SLUICE_SIM_FIRST").has_value() ? std::stoull(*environment("SLUICE_SIM_FIRST")) : 1;
   for (std::uint64_t seed = first; seed < first + asked; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
-    const std::uint64_t trace = survive(seed, at_kill_points);
+    const std::uint64_t trace = survive(seed, ending);
     if (::testing::Test::HasFailure()) return;
     if (seed % 100 == 0) {
-      EXPECT_EQ(survive(seed, at_kill_points), trace);
+      EXPECT_EQ(survive(seed, ending), trace);
     }
   }
-  std::printf("%llu kills\n", static_cast<unsigned long long>(kills_delivered));
-  EXPECT_GT(kills_delivered, asked);
+  std::printf("%llu ends, %llu faults\n", static_cast<unsigned long long>(kills_delivered),
+              static_cast<unsigned long long>(faults_met));
+  EXPECT_GT(ending == Ending::of_the_disk ? 2 * kills_delivered : kills_delivered, asked);
 }
 
-TEST(RecoverySimulated, NothingIsLostOrSeenTwiceWhenKilledAtAnyStep) { survive_all(false); }
-TEST(RecoverySimulated, NothingIsLostOrSeenTwiceWhenKilledAtAnyKillPoint) { survive_all(true); }
+TEST(RecoverySimulated, NothingIsLostOrSeenTwiceWhenKilledAtAnyStep) { survive_all(Ending::at_any_step); }
+TEST(RecoverySimulated, NothingIsLostOrSeenTwiceWhenKilledAtAnyKillPoint) { survive_all(Ending::at_a_kill_point); }
+TEST(RecoverySimulated, NothingIsLostOrSeenTwiceWhenTheDiskFails) { survive_all(Ending::of_the_disk); }
 
 }  // namespace
 }  // namespace sluice::testing
