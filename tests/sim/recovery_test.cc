@@ -333,8 +333,10 @@ constexpr std::uint64_t seeds = 500;
 
 void survive_all(Ending ending) {
   kills_delivered = faults_met = 0;
+  // Of a disk that fails, a life is short, and many failures are not come to.
   const std::uint64_t asked =
-      environment("SLUICE_SIM_SEEDS").has_value() ? std::stoull(*environment("SLUICE_SIM_SEEDS")) : seeds;
+      (environment("SLUICE_SIM_SEEDS").has_value() ? std::stoull(*environment("SLUICE_SIM_SEEDS")) : seeds) *
+      (ending == Ending::of_the_disk ? 4 : 1);
   const std::uint64_t first =
       environment("SLUICE_SIM_FIRST").has_value() ? std::stoull(*environment("SLUICE_SIM_FIRST")) : 1;
   for (std::uint64_t seed = first; seed < first + asked; ++seed) {
@@ -347,7 +349,7 @@ void survive_all(Ending ending) {
   }
   std::printf("%llu ends, %llu faults\n", static_cast<unsigned long long>(kills_delivered),
               static_cast<unsigned long long>(faults_met));
-  EXPECT_GT(ending == Ending::of_the_disk ? 2 * kills_delivered : kills_delivered, asked);
+  EXPECT_GT(ending == Ending::of_the_disk ? 3 * kills_delivered : kills_delivered, asked);
 }
 
 TEST(RecoverySimulated, NothingIsLostOrSeenTwiceWhenKilledAtAnyStep) { survive_all(Ending::at_any_step); }
