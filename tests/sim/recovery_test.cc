@@ -196,7 +196,7 @@ Sums summed(const Numbers& numbers) {
   return sums;
 }
 
-/// Compares what outputs saw with a plain computation over the raw records of the batches. Of batches up to `known_until`
+/// Compares what outputs saw with a plain computation over the raw records of the batches. Of those to `known_until`
 /// only the raw records are known.
 void expect_right(bool with_files, Time known_until = {}) {
   ASSERT_EQ(world->wrong, "");
