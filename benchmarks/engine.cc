@@ -1,64 +1,23 @@
 #include "benchmarks/engine.h"
 
 #include <cstring>
-#include <filesystem>
-#include <functional>
 #include <memory>
 #include <string>
 
-#include "sluice/sluice.h"
+#include "benchmarks/stream.h"
 
 namespace bench {
 namespace {
 
 using namespace std::chrono_literals;
 
-/// Tells `ended` of each batch.
-class Ends : public sluice::StreamingListener {
- public:
-  explicit Ends(std::function<void(const sluice::BatchInfo&)> ended) : ended_(std::move(ended)) {}
-  void on_batch_completed(const sluice::BatchInfo& batch) override { ended_(batch); }
-
- private:
-  std::function<void(const sluice::BatchInfo&)> ended_;
-};
-
-/// A context and a stream; where that is `durable`, with a checkpoint directory, which goes with it.
-class Stream {
- public:
-  Stream(std::size_t threads, sluice::Duration interval, bool durable)
-      : directory_(std::filesystem::temp_directory_path() / ("sluice-bench-" + std::to_string(made_++))),
-        context({.app = "bench", .master = "local[" + std::to_string(threads) + "]", .partitions = threads}),
-        ssc(context, {.batch = interval, .checkpoint = durable ? directory_.string() : ""}) {}
-  ~Stream() {
-    ssc.stop();
-    std::filesystem::remove_all(directory_);
-  }
-  /// Calls `ended` after each batch, until it returns false.
-  template <class Ended>
-  void run(const Ended& ended) {
-    ssc.add_listener(std::make_shared<Ends>([&](const sluice::BatchInfo& batch) {
-      if (!ended(batch)) ssc.request_stop(false);
-    }));
-    ssc.start();
-    ssc.await_termination();
-  }
-
- private:
-  static inline int made_ = 0;
-  std::filesystem::path directory_;
-
- public:
-  sluice::Context context;
-  sluice::StreamingContext ssc;
-};
-
 /// Runs the batches one directly after the other: at an interval of 1 ms each is late. `rdd(context, batch number)` is
 /// the input, `counted(input stream)` the workload, a stream of one number a batch.
 template <class T, class MakeRdd, class Counted>
 Sample run_batches(const Plan& plan, const MakeRdd& rdd, const Counted& counted) {
   // State needs one; the others get it too, as a user's would have it.
-  Stream stream(plan.threads, 1ms, true);
+  const Scratch scratch;
+  Stream stream(plan.threads, {.batch = 1ms, .checkpoint = scratch.path()});
   sluice::RddQueue<T> queue;
   for (std::size_t batch = 0; batch < plan.all_batches(); ++batch) queue.push(rdd(stream.context, batch));
   std::int64_t sum = 0;
@@ -105,14 +64,11 @@ Sample run_events(const EventData& events, const Plan& plan, const Counted& coun
       counted);
 }
 
-auto words_of(const sluice::DStream<std::string_view>& lines) {
-  return lines.flat_map(sluice::split(' ')).map([](std::string_view word) { return std::pair{word, 1L}; });
-}
-
 /// A word count over a queue that the caller fills.
 class SmallWordCount {
  public:
-  explicit SmallWordCount(sluice::Duration interval, bool durable = false) : stream(2, interval, durable) {
+  explicit SmallWordCount(sluice::Duration interval, const std::string& directory = {})
+      : stream(2, {.batch = interval, .checkpoint = directory}) {
     words_of(stream.ssc.queue_stream(queue)).reduce_by_key(std::plus{}).foreach_rdd([this](const auto& counts) {
       words_ += counts.count();
     });
@@ -174,7 +130,8 @@ Sample engine_state(const EventData& events, const Plan& plan, bool all) {
 
 double empty_batch_cpu_us(std::size_t batches, bool durable) {
   constexpr std::size_t warm = 50;
-  SmallWordCount program(10ms, durable);
+  const Scratch scratch;
+  SmallWordCount program(10ms, durable ? scratch.path() : "");
   std::size_t ended = 0;
   double cpu = 0;
   program.stream.run([&](const sluice::BatchInfo&) {

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "benchmarks/data.h"
+#include "benchmarks/durability.h"
 #include "benchmarks/engine.h"
 #include "benchmarks/loops.h"
 #include "sluice/runtime/process.h"
@@ -53,13 +54,6 @@ struct Row {
   /// Engine's rate by the loop's: median of the rounds, each with its own loop.
   double ratio = 0;
   double cpu_ratio = 0;
-};
-
-/// A measured figure beside the workloads.
-struct Figure {
-  std::string name;
-  double value;
-  std::string unit;
 };
 
 Side side_of(const Workload& workload, const Sample& sample) {
@@ -176,6 +170,17 @@ std::vector<Figure> measure_figures(const Options& options) {
     const double seconds = compile_seconds();
     if (seconds >= 0) figures.push_back({"compile time of examples/word_count.cpp", seconds, "s"});
   }
+  const auto add = [&](const char* name, auto measure) {
+    if (!options.wants(name)) return;
+    const std::vector<Figure> more = measure(options.quick);
+    figures.insert(figures.end(), more.begin(), more.end());
+  };
+  add("disk", disk_figures);
+  add("10ms", short_interval_figures);
+  add("checkpoint", checkpoint_figures);
+  add("recovery", recovery_figures);
+  add("wal", wal_figures);
+  add("cost", cost_figures);
   return figures;
 }
 
@@ -223,7 +228,8 @@ int run(const Options& options) {
 int fail_usage() {
   std::fprintf(stderr,
                "usage: bench [--quick] [--json] [--rounds N] [--loops]\n"
-               "             [--only W1|W2|W3|W4|W4full|empty|1ms|start|compile]\n");
+               "             [--only W1|W2|W3|W4|W4full|empty|1ms|start|compile]\n"
+               "             [--only disk|10ms|checkpoint|recovery|wal|cost]   what durability costs\n");
   return 2;
 }
 
@@ -237,6 +243,11 @@ int main(int argc, char** argv) {
     const std::string argument = argv[i];
     if (argument == "--first-batch") {
       bench::run_first_batch();
+      return 0;
+    }
+    if (argument == "--fill-state" && i + 1 < argc) bench::fill_state_and_die(argv[i + 1]);
+    if (argument == "--recover-state" && i + 1 < argc) {
+      bench::recover_state(argv[i + 1]);
       return 0;
     }
     if (argument == "--quick") {

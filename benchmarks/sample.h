@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "sluice/runtime/process.h"
@@ -27,6 +28,20 @@ struct Sample {
   /// A number both sides must agree in: what the workload counts, over all batches.
   std::int64_t result = 0;
 };
+
+/// A measured figure beside the workloads.
+struct Figure {
+  std::string name;
+  double value;
+  std::string unit;
+};
+
+/// The value that the share `part` of the values is not above.
+inline double quantile(std::vector<double> values, double part) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  return values[std::min(values.size() - 1, static_cast<std::size_t>(part * static_cast<double>(values.size())))];
+}
 
 template <class T>
 T median(std::vector<T> values) {

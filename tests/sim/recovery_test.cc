@@ -401,9 +401,7 @@ TEST(RecoverySimulated, DISABLED_WritesTheFixture) {
   EXPECT_THROW(sim.run([&] { live(fixture_seed, true); }), SimulatedCrash);
   set_kill_point_hook({});
   FileSystem& files = system_runtime().files();
-  sim.run([&] {
-    copy_all(sim.files(), "/ckpt", files, fixture_path() + "/ckpt");
-  });
+  sim.run([&] { copy_all(sim.files(), "/ckpt", files, fixture_path() + "/ckpt"); });
   std::string seen;
   for (const auto& [time, records] : outside.raw) {
     seen += std::to_string(to_milliseconds(time));

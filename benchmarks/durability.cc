@@ -1,0 +1,359 @@
+#include "benchmarks/durability.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <thread>
+
+#include "benchmarks/data.h"
+#include "benchmarks/stream.h"
+
+namespace bench {
+namespace {
+
+using namespace std::chrono_literals;
+
+double milliseconds(sluice::Duration duration) { return std::chrono::duration<double, std::milli>(duration).count(); }
+
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+/// How long the appends of `bytes` with a sync each take, in milliseconds.
+std::vector<double> append_and_sync(std::size_t bytes, std::size_t times) {
+  const Scratch scratch;
+  sluice::FileSystem& files = sluice::system_runtime().files();
+  files.make_directories(scratch.path());
+  const auto file = files.create(scratch.path() + "/file");
+  const std::string content(bytes, 'x');
+  std::vector<double> took;
+  for (std::size_t i = 0; i < times; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    file->append(content);
+    file->sync();
+    took.push_back(seconds_since(begin) * 1e3);
+  }
+  return took;
+}
+
+/// What this disk can take, in MB/s: appends of `bytes` with a sync each.
+double append_rate(std::size_t bytes, std::size_t times) {
+  double all = 0;
+  for (const double took : append_and_sync(bytes, times)) all += took;
+  return static_cast<double>(bytes * times) / all / 1e3;
+}
+
+// ---- State
+
+constexpr std::size_t keys_of_recovery = 630'000;
+
+auto sums_of(const sluice::DStream<Event>& events) {
+  return events.map([](const Event& event) { return std::pair{event.key, event.value}; })
+      .update_state_by_key(
+          [](std::span<const std::int64_t> values, std::optional<std::int64_t> sum) {
+            for (const std::int64_t value : values) sum = sum.value_or(0) + value;
+            return sum;
+          },
+          {.idle_keeps_state = true})
+      .name("sums");
+}
+
+/// A sum a key, whose input the caller gives. Counts the keys that changed, or all of them.
+class Sums {
+ public:
+  explicit Sums(const sluice::StreamingOptions& options, bool count_all = false) : stream(2, options) {
+    const auto sums = sums_of(stream.ssc.queue_stream(queue).name("events"));
+    (count_all ? sums.count() : sums.changes().count())
+        .foreach_rdd([this](const sluice::Rdd<std::int64_t>& count) { counted = count.collect()[0]; })
+        .name("count");
+  }
+  /// A batch of one event for each of `count` keys from `first` on.
+  void push(std::uint64_t first, std::size_t count) {
+    auto events = std::make_shared<std::vector<Event>>();
+    for (std::size_t i = 0; i < count; ++i) events->push_back({splitmix64(first + i), 1});
+    const std::string_view bytes(reinterpret_cast<const char*>(events->data()), count * sizeof(Event));
+    const std::size_t half = count / 2 * sizeof(Event);
+    queue.push(stream.context.record_blocks<Event>({{events, bytes.substr(0, half)}, {events, bytes.substr(half)}}));
+  }
+
+  Stream stream;
+  sluice::RddQueue<Event> queue;
+  std::int64_t counted = 0;
+};
+
+}  // namespace
+
+std::vector<Figure> disk_figures(bool quick) {
+  const std::vector<double> took = append_and_sync(4 << 10, quick ? 300 : 2000);
+  return {{"disk: append of 4 KiB and sync, median", median(took), "ms"},
+          {"  p99", quantile(took, 0.99), "ms"},
+          {"disk: appends of 1 MiB with a sync each", append_rate(1 << 20, quick ? 100 : 400), "MB/s"}};
+}
+
+std::vector<Figure> short_interval_figures(bool quick) {
+  const std::size_t warm = 100;
+  const std::size_t batches = quick ? 500 : 3000;
+  const Scratch scratch;
+  Stream stream(2, {.batch = 10ms, .checkpoint = scratch.path()});
+  sluice::RddQueue<std::string_view> queue;
+  words_of(stream.ssc.queue_stream(queue).name("lines"))
+      .reduce_by_key(std::plus{})
+      .foreach_rdd([](const auto& counts) { static_cast<void>(counts.count()); })
+      .name("count");
+  auto text = std::make_shared<std::string>();
+  for (int i = 0; i < 1000; ++i) *text += "word" + std::to_string(i) + "\n";
+  for (std::size_t i = 0; i < warm + batches; ++i) queue.push(stream.context.text_blocks({{text, *text}}));
+  std::vector<double> delays;
+  std::size_t ended = 0;
+  stream.run([&](const sluice::BatchInfo& batch) {
+    if (++ended > warm) delays.push_back(milliseconds(*batch.total_delay()));
+    return ended < warm + batches;
+  });
+  const std::vector<double> syncs = append_and_sync(4 << 10, 500);
+  return {{"10 ms interval, durable: delay, median", median(delays), "ms"},
+          {"  p99", quantile(delays, 0.99), "ms"},
+          {"  p99 of the disk's sync after it", quantile(syncs, 0.99), "ms"}};
+}
+
+std::vector<Figure> checkpoint_figures(bool quick) {
+  constexpr std::size_t keys = 1'000'000;
+  const std::size_t warm = 15;
+  const std::size_t batches = quick ? 60 : 300;
+  const Scratch scratch;
+  Sums sums({.batch = 100ms, .checkpoint = scratch.path(), .checkpoint_interval = 1s});
+  sums.push(0, keys);
+  for (std::size_t i = 0; i < warm + batches; ++i) sums.push(i * keys / 100 % keys, keys / 100);
+  std::vector<double> took;
+  std::size_t ended = 0;
+  sums.stream.run([&](const sluice::BatchInfo& batch) {
+    if (++ended > warm) took.push_back(milliseconds(*batch.processing_delay()));
+    return ended < warm + batches;
+  });
+  return {{"1 M keys, 1 % changed, checkpoints: median", median(took), "ms"},
+          {"  p99", quantile(took, 0.99), "ms"},
+          {"  longest", quantile(took, 1), "ms"}};
+}
+
+void fill_state_and_die(const std::string& directory) {
+  Sums sums({.batch = 10ms, .checkpoint = directory, .checkpoint_interval = 100ms});
+  sums.push(0, keys_of_recovery);
+  for (int i = 0; i < 100; ++i) sums.push(0, keys_of_recovery / 100);
+  std::size_t ended = 0;
+  sums.stream.run([&](const sluice::BatchInfo&) {
+    if (++ended == 95) std::_Exit(0);
+    return true;
+  });
+  std::abort();
+}
+
+void recover_state(const std::string& directory) {
+  Sums sums({.batch = 10ms, .checkpoint = directory}, true);
+  sums.stream.run([](const sluice::BatchInfo&) { return false; });
+  if (sums.counted != static_cast<std::int64_t>(keys_of_recovery)) std::abort();
+}
+
+std::vector<Figure> recovery_figures(bool quick) {
+  std::vector<double> took;
+  for (int i = 0; i < (quick ? 3 : 7); ++i) {
+    const Scratch scratch;
+    if (sluice::spawn_self({"--fill-state", scratch.path()})->wait() != 0) return {};
+    const auto begin = std::chrono::steady_clock::now();
+    if (sluice::spawn_self({"--recover-state", scratch.path()})->wait() != 0) return {};
+    took.push_back(seconds_since(begin) * 1e3);
+  }
+  return {{"recovery of 630,000 keys: start to batch", median(took), "ms"}};
+}
+
+// ---- The write-ahead log
+
+namespace {
+
+/// Sends the lines again and again to whoever connects, until it is gone.
+class Feeder {
+ public:
+  explicit Feeder(const TextData& text)
+      : text_(text),
+        listener_(sluice::system_runtime().transport().listen(sluice::Address::tcp("127.0.0.1", 0))),
+        thread_([this] { feed(); }) {}
+  ~Feeder() {
+    ended_ = true;
+    listener_->close();
+    thread_.join();
+  }
+  Feeder(const Feeder&) = delete;
+  Feeder& operator=(const Feeder&) = delete;
+  std::uint16_t port() const {
+    const std::string address = listener_->address().text;
+    return static_cast<std::uint16_t>(std::stoi(address.substr(address.rfind(':') + 1)));
+  }
+
+ private:
+  void feed() {
+    const auto connection = listener_->accept(sluice::Time::max());
+    try {
+      for (std::size_t batch = 0; connection != nullptr && !ended_; ++batch) {
+        for (const std::string_view slice : text_.slices[batch % text_.slices.size()]) {
+          connection->write(slice, sluice::Time::max());
+        }
+      }
+    } catch (const sluice::Error&) {
+      // The stream has ended.
+    }
+  }
+  const TextData& text_;
+  std::unique_ptr<sluice::Listener> listener_;
+  std::atomic<bool> ended_{false};
+  std::thread thread_;
+};
+
+enum class Durability { none, without_log, full };
+
+/// MB/s that a stream takes from a socket; `counted(lines)` is the workload.
+template <class Counted>
+double socket_rate(const TextData& text, Durability durability, std::size_t batches, const Counted& counted) {
+  const Feeder feeder(text);
+  const Scratch scratch;
+  Stream stream(2, {.batch = 500ms,
+                    .checkpoint = durability == Durability::none ? "" : scratch.path(),
+                    .without_wal = durability == Durability::without_log});
+  const auto lines = stream.ssc.socket_text_stream("127.0.0.1", feeder.port()).name("lines");
+  counted(lines)
+      .foreach_rdd([](const sluice::Rdd<std::int64_t>& count) { static_cast<void>(count.collect()); })
+      .name("count");
+  constexpr std::size_t warm = 4;
+  std::size_t ended = 0;
+  std::uint64_t bytes = 0;
+  auto begin = std::chrono::steady_clock::now();
+  double seconds = 0;
+  stream.run([&](const sluice::BatchInfo& batch) {
+    if (++ended > warm) {
+      for (const auto& input : batch.inputs) bytes += input.bytes;
+    } else {
+      begin = std::chrono::steady_clock::now();
+    }
+    seconds = seconds_since(begin);
+    return ended < warm + batches;
+  });
+  return static_cast<double>(bytes) / seconds / 1e6;
+}
+
+}  // namespace
+
+std::vector<Figure> wal_figures(bool quick) {
+  const TextData text(4, 50'000, 2);
+  const std::size_t rounds = quick ? 1 : 5;
+  const std::size_t batches = quick ? 8 : 16;
+  const auto grep = [](const sluice::DStream<std::string_view>& lines) {
+    return lines.filter([](std::string_view line) { return line.find(TextData::needle) != std::string_view::npos; })
+        .count();
+  };
+  const auto word_count = [](const sluice::DStream<std::string_view>& lines) {
+    return words_of(lines).reduce_by_key(std::plus{}).count();
+  };
+  std::vector<double> disk, grep_without, grep_with, grep_ratio, words_without, words_with, words_ratio;
+  for (std::size_t round = 0; round < rounds; ++round) {
+    disk.push_back(append_rate(4 << 20, 100));
+    grep_without.push_back(socket_rate(text, Durability::without_log, batches, grep));
+    grep_with.push_back(socket_rate(text, Durability::full, batches, grep));
+    grep_ratio.push_back(grep_with.back() / disk.back());
+    words_without.push_back(socket_rate(text, Durability::without_log, batches, word_count));
+    words_with.push_back(socket_rate(text, Durability::full, batches, word_count));
+    words_ratio.push_back(words_with.back() / words_without.back());
+  }
+  return {{"disk: appends of 4 MiB with a sync each", median(disk), "MB/s"},
+          {"W1 over a socket, no write-ahead log", median(grep_without), "MB/s"},
+          {"  with the write-ahead log", median(grep_with), "MB/s"},
+          {"  by the disk's rate", median(grep_ratio), ""},
+          {"W2 over a socket, no write-ahead log", median(words_without), "MB/s"},
+          {"  with the write-ahead log", median(words_with), "MB/s"},
+          {"  by the rate without", median(words_ratio), ""}};
+}
+
+// ---- CPU
+
+namespace {
+
+/// CPU seconds a batch at a 1 s interval. `make(stream)` declares the program and fills its queue with `batches` RDDs.
+template <class Make>
+double cpu_a_batch(const sluice::StreamingOptions& options, std::size_t batches, const Make& make) {
+  constexpr std::size_t warm = 3;
+  Stream stream(2, options);
+  make(stream, warm + batches);
+  std::size_t ended = 0;
+  double cpu = 0;
+  stream.run([&](const sluice::BatchInfo&) {
+    if (++ended == warm) cpu = BatchTimer::cpu_seconds();
+    return ended < warm + batches;
+  });
+  return (BatchTimer::cpu_seconds() - cpu) / static_cast<double>(batches);
+}
+
+}  // namespace
+
+std::vector<Figure> cost_figures(bool quick) {
+  const std::size_t batches = quick ? 10 : 30;
+  const TextData text(4, 250'000, 2);
+  const EventData events(5, 500'000, 1'000'000);
+  // A batch has the same text or events several times over.
+  const auto push_text = [&](Stream& stream, std::size_t count, std::size_t times,
+                             sluice::RddQueue<std::string_view>& queue) {
+    for (std::size_t b = 0; b < count; ++b) {
+      std::vector<sluice::MemoryBlock> blocks;
+      for (std::size_t i = 0; i < times; ++i) {
+        for (const std::string_view slice : text.slices[i % text.slices.size()]) {
+          blocks.push_back({text.pages.owner(), slice});
+        }
+      }
+      queue.push(stream.context.text_blocks(std::move(blocks)));
+    }
+  };
+  const auto see = [](const sluice::DStream<std::int64_t>& counts) {
+    counts.foreach_rdd([](const sluice::Rdd<std::int64_t>& count) { static_cast<void>(count.collect()); })
+        .name("count");
+  };
+  const auto words = [&](Stream& stream, std::size_t count) {
+    sluice::RddQueue<std::string_view> queue;
+    push_text(stream, count, 16, queue);
+    see(words_of(stream.ssc.queue_stream(queue).name("lines")).reduce_by_key(std::plus{}).count());
+  };
+  const auto window = [&](Stream& stream, std::size_t count) {
+    sluice::RddQueue<std::string_view> queue;
+    push_text(stream, count, 14, queue);
+    see(words_of(stream.ssc.queue_stream(queue).name("lines"))
+            .reduce_by_key_and_window(std::plus{}, std::minus{}, {.length = 30s, .slide = 1s})
+            .name("window")
+            .count());
+  };
+  const auto state = [&](Stream& stream, std::size_t count) {
+    sluice::RddQueue<Event> queue;
+    for (std::size_t b = 0; b < count; ++b) {
+      std::vector<sluice::MemoryBlock> blocks;
+      for (std::size_t i = 0; i < 8 * events.batches; ++i) {
+        const char* const begin = reinterpret_cast<const char*>(events.batch(i % events.batches));
+        blocks.push_back({events.pages.owner(), {begin, events.events_a_batch * sizeof(Event)}});
+      }
+      queue.push(stream.context.record_blocks<Event>(std::move(blocks)));
+    }
+    see(sums_of(stream.ssc.queue_stream(queue).name("events")).changes().count());
+  };
+  std::vector<Figure> figures;
+  // State needs a directory: without durability there is one in which no checkpoint is written in this time.
+  const auto compare = [&](const char* name, bool stateful, const auto& make) {
+    const Scratch with;
+    const Scratch without;
+    const double cheap = cpu_a_batch(
+        {.batch = 1s, .checkpoint = stateful ? without.path() : "", .checkpoint_interval = 1h}, batches, make);
+    const double durable =
+        cpu_a_batch({.batch = 1s, .checkpoint = with.path(), .checkpoint_interval = 10s}, batches, make);
+    figures.push_back({std::string(name) + " at 1 s, not durable: CPU a batch", cheap, "s"});
+    figures.push_back({"  durability costs", (durable / cheap - 1) * 100, "%"});
+  };
+  compare("W2", false, words);
+  compare("W3", true, window);
+  compare("W4", true, state);
+  return figures;
+}
+
+}  // namespace bench
