@@ -199,7 +199,7 @@ class Feeder {
         }
       }
     } catch (const sluice::Error&) {
-      // The stream has ended.
+      ended_ = true;  // as the stream has
     }
   }
   const TextData& text_;
