@@ -1,5 +1,6 @@
 #include "benchmarks/durability.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <functional>
@@ -257,7 +258,7 @@ std::vector<Figure> wal_figures(bool quick) {
     disk.push_back(append_rate(4 << 20, 100));
     grep_without.push_back(socket_rate(text, Durability::without_log, batches, grep));
     grep_with.push_back(socket_rate(text, Durability::full, batches, grep));
-    grep_ratio.push_back(grep_with.back() / disk.back());
+    grep_ratio.push_back(grep_with.back() / std::min(disk.back(), grep_without.back()));
     words_without.push_back(socket_rate(text, Durability::without_log, batches, word_count));
     words_with.push_back(socket_rate(text, Durability::full, batches, word_count));
     words_ratio.push_back(words_with.back() / words_without.back());
@@ -265,7 +266,7 @@ std::vector<Figure> wal_figures(bool quick) {
   return {{"disk: appends of 4 MiB with a sync each", median(disk), "MB/s"},
           {"W1 over a socket, no write-ahead log", median(grep_without), "MB/s"},
           {"  with the write-ahead log", median(grep_with), "MB/s"},
-          {"  by the disk's rate", median(grep_ratio), ""},
+          {"  by the lower of disk and socket", median(grep_ratio), ""},
           {"W2 over a socket, no write-ahead log", median(words_without), "MB/s"},
           {"  with the write-ahead log", median(words_with), "MB/s"},
           {"  by the rate without", median(words_ratio), ""}};
@@ -293,7 +294,8 @@ double cpu_a_batch(const sluice::StreamingOptions& options, std::size_t batches,
 }  // namespace
 
 std::vector<Figure> cost_figures(bool quick) {
-  const std::size_t batches = quick ? 10 : 30;
+  const std::size_t rounds = quick ? 1 : 3;
+  constexpr std::size_t batches = 11;
   const TextData text(4, 250'000, 2);
   const EventData events(5, 500'000, 1'000'000);
   // A batch has the same text or events several times over.
@@ -341,12 +343,18 @@ std::vector<Figure> cost_figures(bool quick) {
   std::vector<Figure> figures;
   // State needs a directory: without durability there is one in which no checkpoint is written in this time.
   const auto compare = [&](const char* name, bool stateful, const auto& make) {
-    const Scratch with;
-    const Scratch without;
-    const double cheap = cpu_a_batch(
-        {.batch = 1s, .checkpoint = stateful ? without.path() : "", .checkpoint_interval = 1h}, batches, make);
-    const double durable =
-        cpu_a_batch({.batch = 1s, .checkpoint = with.path(), .checkpoint_interval = 10s}, batches, make);
+    // The first round also maps memory that the others use again.
+    double cheap = 1e9;
+    double durable = 1e9;
+    for (std::size_t round = 0; round < rounds; ++round) {
+      const Scratch with;
+      const Scratch without;
+      const std::string directory = stateful ? without.path() : "";
+      cheap = std::min(cheap,
+                       cpu_a_batch({.batch = 1s, .checkpoint = directory, .checkpoint_interval = 1h}, batches, make));
+      durable = std::min(
+          durable, cpu_a_batch({.batch = 1s, .checkpoint = with.path(), .checkpoint_interval = 10s}, batches, make));
+    }
     figures.push_back({std::string(name) + " at 1 s, not durable: CPU a batch", cheap, "s"});
     figures.push_back({"  durability costs", (durable / cheap - 1) * 100, "%"});
   };
