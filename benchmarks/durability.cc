@@ -244,7 +244,7 @@ double socket_rate(const TextData& text, Durability durability, std::size_t batc
 
 std::vector<Figure> wal_figures(bool quick) {
   const TextData text(4, 50'000, 2);
-  const std::size_t rounds = quick ? 1 : 5;
+  const std::size_t rounds = quick ? 1 : 3;
   const std::size_t batches = quick ? 8 : 16;
   const auto grep = [](const sluice::DStream<std::string_view>& lines) {
     return lines.filter([](std::string_view line) { return line.find(TextData::needle) != std::string_view::npos; })
@@ -294,7 +294,7 @@ double cpu_a_batch(const sluice::StreamingOptions& options, std::size_t batches,
 }  // namespace
 
 std::vector<Figure> cost_figures(bool quick) {
-  const std::size_t rounds = quick ? 1 : 3;
+  const std::size_t rounds = quick ? 1 : 2;
   constexpr std::size_t batches = 11;
   const TextData text(4, 250'000, 2);
   const EventData events(5, 500'000, 1'000'000);

@@ -149,40 +149,45 @@ double compile_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-std::vector<Figure> measure_figures(const Options& options) {
-  std::vector<Figure> figures;
-  if (options.wants("empty")) {
-    const std::size_t batches = options.quick ? 200 : 500;
-    figures.push_back({"CPU of an empty batch (W2, 10 ms)", empty_batch_cpu_us(batches, false), "us"});
-    figures.push_back({"  with a checkpoint directory", empty_batch_cpu_us(batches, true), "us"});
-  }
-  if (options.wants("1ms")) {
-    const SteadyResult steady = steady_milliseconds(100, options.quick ? 10'000 : 60'000);
-    figures.push_back({"1 ms interval, 100 records: run", steady.seconds, "s"});
-    figures.push_back({"  batches", static_cast<double>(steady.batches), ""});
-    figures.push_back({"  merged batches", static_cast<double>(steady.merged_batches), ""});
-    figures.push_back({"  median total delay, first sixth", steady.first_delay_ms, "ms"});
-    figures.push_back({"  median total delay, last sixth", steady.last_delay_ms, "ms"});
-    figures.push_back({"  cores used", steady.cores, ""});
-  }
-  if (options.wants("start")) figures.push_back({"process start to first batch (10 ms)", first_batch_ms(), "ms"});
-  if (options.wants("compile")) {
-    const double seconds = compile_seconds();
-    if (seconds >= 0) figures.push_back({"compile time of examples/word_count.cpp", seconds, "s"});
-  }
-  const auto add = [&](const char* name, auto measure) {
-    if (!options.wants(name)) return;
-    const std::vector<Figure> more = measure(options.quick);
-    figures.insert(figures.end(), more.begin(), more.end());
-  };
-  add("disk", disk_figures);
-  add("10ms", short_interval_figures);
-  add("checkpoint", checkpoint_figures);
-  add("recovery", recovery_figures);
-  add("wal", wal_figures);
-  add("cost", cost_figures);
-  return figures;
+std::vector<Figure> empty_figures(bool quick) {
+  const std::size_t batches = quick ? 200 : 500;
+  return {{"CPU of an empty batch (W2, 10 ms)", empty_batch_cpu_us(batches, false), "us"},
+          {"  with a checkpoint directory", empty_batch_cpu_us(batches, true), "us"}};
 }
+
+std::vector<Figure> steady_figures(bool quick) {
+  const SteadyResult steady = steady_milliseconds(100, quick ? 10'000 : 60'000);
+  return {{"1 ms interval, 100 records: run", steady.seconds, "s"},
+          {"  batches", static_cast<double>(steady.batches), ""},
+          {"  merged batches", static_cast<double>(steady.merged_batches), ""},
+          {"  median total delay, first sixth", steady.first_delay_ms, "ms"},
+          {"  median total delay, last sixth", steady.last_delay_ms, "ms"},
+          {"  cores used", steady.cores, ""}};
+}
+
+std::vector<Figure> start_figures(bool) { return {{"process start to first batch (10 ms)", first_batch_ms(), "ms"}}; }
+
+std::vector<Figure> compile_figures(bool) {
+  const double seconds = compile_seconds();
+  if (seconds < 0) return {};
+  return {{"compile time of examples/word_count.cpp", seconds, "s"}};
+}
+
+struct FigureGroup {
+  const char* name;
+  std::vector<Figure> (*measure)(bool quick);
+};
+
+constexpr FigureGroup figure_groups[] = {{"empty", empty_figures},
+                                         {"1ms", steady_figures},
+                                         {"start", start_figures},
+                                         {"compile", compile_figures},
+                                         {"disk", disk_figures},
+                                         {"10ms", short_interval_figures},
+                                         {"checkpoint", checkpoint_figures},
+                                         {"recovery", recovery_figures},
+                                         {"wal", wal_figures},
+                                         {"cost", cost_figures}};
 
 // ---- Output
 
@@ -205,6 +210,16 @@ void print_row(const Row& row, bool json) {
   std::fflush(stdout);
 }
 
+void print_figure(const Figure& figure, bool json) {
+  if (json) {
+    std::printf("{\"figure\":\"%s\",\"value\":%.3f,\"unit\":\"%s\"}\n", figure.name.c_str(), figure.value,
+                figure.unit.c_str());
+  } else {
+    std::printf("%-41s %10.2f %s\n", figure.name.c_str(), figure.value, figure.unit.c_str());
+  }
+  std::fflush(stdout);
+}
+
 int run(const Options& options) {
   const std::vector<Workload> workloads = make_workloads(options);
   if (!workloads.empty() && !options.json) {
@@ -214,13 +229,9 @@ int run(const Options& options) {
                 "rate", "by CPU");
   }
   for (const Workload& workload : workloads) print_row(measure(workload, options), options.json);
-  for (const Figure& figure : options.loops_only ? std::vector<Figure>() : measure_figures(options)) {
-    if (options.json) {
-      std::printf("{\"figure\":\"%s\",\"value\":%.3f,\"unit\":\"%s\"}\n", figure.name.c_str(), figure.value,
-                  figure.unit.c_str());
-    } else {
-      std::printf("%-41s %10.2f %s\n", figure.name.c_str(), figure.value, figure.unit.c_str());
-    }
+  for (const FigureGroup& group : figure_groups) {
+    if (options.loops_only || !options.wants(group.name)) continue;
+    for (const Figure& figure : group.measure(options.quick)) print_figure(figure, options.json);
   }
   return 0;
 }
