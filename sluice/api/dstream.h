@@ -356,20 +356,21 @@ class DStream : public Operators<DStream, T> {
     output.stream = node_;
     const auto started = std::make_shared<SinkBatch>();
     output.start = [sink, started, driver = std::weak_ptr(driver_)](const detail::OutputStart& start) {
-      *started = {start.app, start.identity, Time{}, start.epoch};
+      *started = {.app = start.app, .output = start.identity, .epoch = start.epoch};
       sink->start({start.app, start.identity, start.epoch, start.said, driver.lock()->engine().runtime()});
     };
     output.close = [sink] { sink->close(); };
     auto kernel = detail::ship<detail::Kernel, detail::SinkKernel<T>>(*made, sink->writers());
     output.function = [driver = std::weak_ptr(driver_), sink, started, made, kernel](const detail::NodePtr& node,
-                                                                                     Time time) {
+                                                                                     const detail::OutputBatch& given) {
       detail::Engine& engine = driver.lock()->engine();
       const auto partitions =
           detail::Turns::collect(engine, detail::make_narrow(made, type_ops<std::string>(), node, kernel));
       std::vector<std::string> parts;
       for (const detail::RestedPtr& part : partitions) detail::append_records(*part, parts);
       SinkBatch batch = *started;
-      batch.batch = time;
+      batch.batch = given.time;
+      batch.settled = given.settled;
       kill_point("sink.before_commit");
       std::string said = sink->commit(batch, parts);
       kill_point("sink.after_commit");
@@ -426,8 +427,8 @@ class DStream : public Operators<DStream, T> {
     detail::StreamOutput output;
     output.info = made;
     output.stream = node_;
-    output.function = [function = std::move(function)](const detail::NodePtr& node, Time time) {
-      function(node, time);
+    output.function = [function = std::move(function)](const detail::NodePtr& node, const detail::OutputBatch& batch) {
+      function(node, batch.time);
       return std::string();
     };
     output.show = std::move(show);

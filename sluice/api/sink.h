@@ -47,6 +47,11 @@ struct SinkBatch {
   std::string app;
   std::string output;
   Time batch{};
+  /// No batch before this one will ever be given to the sink again, also not after a restart: the journal has noted,
+  /// durably, that this output has done them. Never later than `batch`; much earlier while an older batch is owed
+  /// (FailedOutput::go_on), which comes after newer ones. A sink that keeps a note of each batch needs none from
+  /// before.
+  Time settled{};
   /// Of the driver's run; one with a smaller number has been replaced and must not write any more. 0: no checkpoint
   /// directory, so batches are numbered anew after a restart.
   std::uint64_t epoch = 0;
@@ -103,7 +108,9 @@ class Sink {
   virtual void start(const SinkStart&) {}
   virtual detail::Shipped<SinkWriters<T>> writers() const = 0;
   /// Makes the batch visible: `parts` is what its writers returned, in the order of partitions. Called once a batch, in
-  /// order, also for empty ones; again with the same batch when it failed. Returns what `start` is to be told.
+  /// order, also for empty ones; again with the same batch when it failed. With FailedOutput::go_on a batch that has
+  /// failed for good comes once more after newer ones. When it is called, what it returned before is noted, durably.
+  /// Returns what `start` is to be told; empty: the same as before.
   /// Errors: the output is tried again, then fails its batch.
   virtual std::string commit(const SinkBatch& batch, const std::vector<std::string>& parts) = 0;
   /// The stream ends gracefully, and all batches are noted.

@@ -245,7 +245,7 @@ void Driver::add_internal_outputs() {
     keep_up.info = stream->info;
     keep_up.stream = stream;
     keep_up.internal = true;
-    keep_up.function = [this, info = stream->info](const NodePtr& node, Time) {
+    keep_up.function = [this, info = stream->info](const NodePtr& node, const OutputBatch&) {
       Turns::collect(*engine_, make_discard(info, node), Turns::Seen::nothing);
       return std::string();
     };
@@ -576,7 +576,10 @@ std::vector<OutputInfo> Driver::run_outputs(const Batch& batch, std::exception_p
   };
   Turns(*engine_, {time, &cancelled_, {}}).run({prepare});
   const auto function_of = [this, time](Due& output) -> std::function<void()> {
-    return [this, &output, time] { output.said = outputs_[output.id].function(output.node, time); };
+    return [this, &output, time] {
+      const StreamOutput& to = outputs_[output.id];
+      output.said = to.function(output.node, batch_of(to, time));
+    };
   };
   std::vector<std::function<void()>> functions;
   std::vector<Due*> playing;

@@ -107,11 +107,18 @@ struct OutputStart {
   std::string said;
 };
 
+/// A batch that an output is given.
+struct OutputBatch {
+  Time time{};
+  /// See SinkBatch.
+  Time settled{};
+};
+
 struct StreamOutput {
   std::shared_ptr<OperatorInfo> info;
   StreamNodePtr stream;
   /// Does what the output does with the RDD of a batch. What it returns is kept in the journal, for `start`.
-  std::function<std::string(const NodePtr&, Time)> function;
+  std::function<std::string(const NodePtr&, const OutputBatch&)> function;
   /// Prints what the function would have been given; for replay.
   std::function<void(const NodePtr&, Time)> show;
   /// Called at start(), and when the stream has ended gracefully; may be empty.
@@ -270,6 +277,7 @@ class Driver {
   bool records() const { return directory_ != nullptr && !options_.replay.has_value(); }
   std::vector<OutputInfo> run_outputs(const Batch& batch, std::exception_ptr& error);
   void try_again(const std::function<void()>& function, Time time, std::exception_ptr& error);
+  OutputBatch batch_of(const StreamOutput& output, Time time) const;
   bool owe(const StreamOutput& output, const NodePtr& node, Time time);
   void deliver_owed();
   bool wait_for_batch(Time time);

@@ -12,7 +12,10 @@ namespace sluice::detail {
 namespace {
 
 enum class Event : std::uint8_t { run = 1, block = 2, batch = 3, output = 4, delivered = 5, complete = 6 };
-constexpr std::uint8_t record_version = 1;
+
+// Records of kinds that have not changed since are of version 1. Version 2 of `delivered` says what its sink must
+// remember.
+constexpr std::uint8_t newest_version(Event kind) { return kind == Event::delivered ? 2 : 1; }
 
 // A new segment is begun when the present one has this size, so that old ones can go.
 constexpr std::uint64_t segment_bytes = 1 << 20;
@@ -20,7 +23,7 @@ constexpr std::uint64_t segment_bytes = 1 << 20;
 Encoder begin(Event kind) {
   Encoder out;
   out.u8(static_cast<std::uint8_t>(kind));
-  out.u8(record_version);
+  out.u8(newest_version(kind));
   return out;
 }
 
@@ -35,9 +38,10 @@ class Reader {
   void take(std::string_view record) {
     Decoder in(record);
     const auto kind = static_cast<Event>(in.u8());
-    if (const std::uint8_t version = in.u8(); version != record_version) {
+    const std::uint8_t version = in.u8();
+    if (version < 1 || version > newest_version(kind)) {
       throw Error(Code::other_version, {.why = "this is a record of the journal of version " + std::to_string(version) +
-                                               "; this program knows version " + std::to_string(record_version)});
+                                               "; this program knows version " + std::to_string(newest_version(kind))});
     }
     if (content_.empty && kind != Event::run) in.fail_corrupt("a journal does not begin with a run");
     content_.empty = false;
@@ -46,7 +50,7 @@ class Reader {
       case Event::block: take_block(in); break;
       case Event::batch: take_batch(in); break;
       case Event::output: take_output(in); break;
-      case Event::delivered: take_delivered(in); break;
+      case Event::delivered: take_delivered(in, version); break;
       case Event::complete: batch_of(in, read_time(in)).complete = true; break;
       default: in.fail_corrupt("a record of the journal is of no known kind");
     }
@@ -115,10 +119,12 @@ class Reader {
     if (const std::string_view sink = in.text(); !sink.empty()) content_.sinks[output] = sink;
   }
 
-  void take_delivered(Decoder& in) {
+  void take_delivered(Decoder& in, std::uint8_t version) {
     const Time time = read_time(in);
     const std::string output(in.text());
     std::erase(content_.owed, OwedOutput{time, output});
+    if (version == 1) return;
+    if (const std::string_view sink = in.text(); !sink.empty()) content_.sinks[output] = sink;
   }
 
   const std::string& name_of(Decoder& in, const std::vector<std::string>& names) {
@@ -319,13 +325,15 @@ LogPosition Journal::output(Time time, std::size_t output, bool done, std::strin
   return at;
 }
 
-LogPosition Journal::delivered(Time time, const std::string& output) {
+LogPosition Journal::delivered(Time time, const std::string& output, std::string_view sink) {
   Encoder out = begin(Event::delivered);
   out.u64(to_number(time));
   out.text(output);
+  out.text(sink);
   const LogPosition at = append(out);
   const std::lock_guard lock(mutex_);
   owed_.erase({time, output});
+  if (!sink.empty()) sinks_[output] = sink;
   return at;
 }
 

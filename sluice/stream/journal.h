@@ -7,7 +7,7 @@
 //     block     a receiver has stored a block: where its bytes lie, source position
 //     batch     a batch has been given its input: for each input the bytes from which it makes the batch's RDD
 //     output    an output of a batch is done (with what its sink must remember), or owed
-//     delivered an owed output has been delivered
+//     delivered an owed output has been delivered (with what its sink must remember)
 //     complete  all outputs of a batch are done or owed
 //
 // Reading gives back what a driver needs to go on: batches that are recorded and their fate, blocks that no batch has
@@ -127,7 +127,7 @@ class Journal {
                     const std::vector<std::vector<std::uint64_t>>& blocks);
   /// `sink`: what the output's sink must be told after a restart; empty: as before.
   LogPosition output(Time time, std::size_t output, bool done, std::string_view sink);
-  LogPosition delivered(Time time, const std::string& output);
+  LogPosition delivered(Time time, const std::string& output, std::string_view sink);
   LogPosition complete(Time time);
 
   /// Batches up to `time`, their blocks, and what is before them, will never be needed again. Removes what lies only in

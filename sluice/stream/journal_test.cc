@@ -157,9 +157,36 @@ TEST_F(JournalTest, WhatIsDeliveredIsNotOwed) {
       journal.output(at(second), 1, false, {});
       journal.complete(at(second));
     }
-    journal.delivered(at(2), "sql");
+    journal.delivered(at(2), "sql", {});
   });
   EXPECT_THAT(read().owed, ElementsAre(OwedOutput{at(1), "sql"}, OwedOutput{at(3), "sql"}));
+}
+
+TEST_F(JournalTest, WhatASinkSaidWhenItGotAnOwedOutputIsTheLastItSaid) {
+  run([](Journal& journal) {
+    for (int second = 1; second <= 2; ++second) journal.batch(at(second), {"", ""}, {{}, {}});
+    journal.output(at(1), 1, false, {});
+    journal.output(at(2), 1, true, "has 2");
+    journal.delivered(at(1), "sql", "has 2 and 1");
+  });
+  EXPECT_THAT(read().sinks, ElementsAre(Pair("sql", "has 2 and 1")));
+  run([](Journal&) {});  // says it again
+  EXPECT_THAT(read().sinks, ElementsAre(Pair("sql", "has 2 and 1")));
+}
+
+TEST_F(JournalTest, DeliveriesOfVersion1AreRead) {
+  run([](Journal& journal) {
+    journal.batch(at(1), {"", ""}, {{}, {}});
+    journal.output(at(1), 1, false, "said early");
+    Encoder delivered;
+    delivered.u8(5);
+    delivered.u8(1);
+    delivered.u64(static_cast<std::uint64_t>(at(1).time_since_epoch().count()));
+    delivered.text("sql");
+    journal.log().append(delivered.view());
+  });
+  EXPECT_THAT(read().owed, IsEmpty());
+  EXPECT_THAT(read().sinks, ElementsAre(Pair("sql", "said early")));
 }
 
 TEST_F(JournalTest, TheNextRunGoesOnAndFinishesWhatWasBegun) {
@@ -328,7 +355,7 @@ TEST_F(JournalTest, EveryRecordCutOrWithMoreIsDamage) {
     journal.batch(at(1), {"choice", ""}, {{1}, {}});
     journal.output(at(1), 0, true, "sink");
     journal.output(at(1), 1, false, {});
-    journal.delivered(at(1), "sql");
+    journal.delivered(at(1), "sql", "said late");
     journal.complete(at(1));
   });
   read_log(sim_.files(), directory, 0,
@@ -454,7 +481,9 @@ class Model {
   void deliver(Journal& journal) {
     if (owed_.empty()) return;
     const OwedOutput owed = *owed_.begin();
-    journal.delivered(owed.time, owed.output);
+    const std::string sink = random_.chance(0.5) ? "late sink " + std::to_string(second_) : "";
+    journal.delivered(owed.time, owed.output, sink);
+    if (!sink.empty()) sinks_[owed.output] = sink;
     owed_.erase(owed_.begin());
   }
 

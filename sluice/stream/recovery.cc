@@ -496,8 +496,8 @@ void Driver::run_replay() {
   const JournalContent& journal = directory_->journal_content();
   for (StreamOutput& output : outputs_) {
     if (output.internal) continue;
-    output.function = [show = output.show](const NodePtr& node, Time time) {
-      show(node, time);
+    output.function = [show = output.show](const NodePtr& node, const OutputBatch& batch) {
+      show(node, batch.time);
       return std::string();
     };
   }
@@ -639,6 +639,16 @@ void Driver::save_all() {
 
 // ---- Owed outputs
 
+// Batches run in order and each ends with its output done or owed, else the stream stops; and what was recorded of
+// earlier ones is durable before the output is given this one (job_options). So only what is owed can come again.
+OutputBatch Driver::batch_of(const StreamOutput& output, Time time) const {
+  OutputBatch batch{time, time};
+  for (const OwedOutput& owed : owed_) {
+    if (owed.output == output.identity) batch.settled = std::min(batch.settled, owed.time);
+  }
+  return batch;
+}
+
 bool Driver::owe(const StreamOutput& output, const NodePtr& node, Time time) {
   if (options_.failed_output != FailedOutput::go_on || directory_ == nullptr || output.internal || node == nullptr ||
       cancelled_) {
@@ -672,15 +682,11 @@ void Driver::deliver_owed() {
   if (owed_.empty() || now < owed_not_before_) return;
   FileSystem& files = engine_->runtime().files();
   std::set<std::string> failed;
-  std::vector<OwedOutput> left;
-  for (const OwedOutput& owed : owed_) {
+  for (const OwedOutput& owed : std::vector<OwedOutput>(owed_)) {
     const auto output = std::find_if(outputs_.begin(), outputs_.end(), [&](const StreamOutput& each) {
       return !each.internal && each.identity == owed.output;
     });
-    if (output == outputs_.end() || failed.contains(owed.output)) {
-      left.push_back(owed);
-      continue;
-    }
+    if (output == outputs_.end() || failed.contains(owed.output)) continue;
     const std::string path = directory_->owed_path() + "/" + owed_file_name(owed);
     const OwedRecords records = OwedRecords::read(files, path);
     const TypeOps& type = *output->stream->type;
@@ -694,19 +700,20 @@ void Driver::deliver_owed() {
     }
     const std::size_t partitions = sources.size();
     const NodePtr node = make_source(output->info, type, std::move(sources), partitions);
-    const auto deliver = [&] { static_cast<void>(output->function(node, owed.time)); };
+    std::string said;
+    const auto deliver = [&] { said = output->function(node, batch_of(*output, owed.time)); };
     if (Turns(*engine_, job_options(owed.time)).run({deliver})[0] != nullptr) {
       failed.insert(owed.output);
-      left.push_back(owed);
       continue;
     }
+    kill_point("driver.before_delivered_record");
     directory_->wait_durable();
-    directory_->journal().delivered(owed.time, owed.output);
+    directory_->journal().delivered(owed.time, owed.output, said);
     // Its file goes when the journal says durably that it is delivered.
     directory_->wait_durable();
+    std::erase(owed_, owed);
     files.remove(path);
   }
-  owed_ = std::move(left);
   owed_not_before_ = now + options_.output_retry_pause * 10;
 }
 

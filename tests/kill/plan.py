@@ -23,6 +23,7 @@ COUNTS = (
     ("driver.before_output", 10, 90),
     ("driver.after_output", 10, 90),
     ("driver.before_owed", 1, 2),
+    ("driver.before_delivered", 1, 2),
     ("driver.", 3, 12),
     ("sink.", 3, 12),
     ("checkpoint.before_merge", 1, 1),
@@ -136,6 +137,7 @@ def draw(seed: int, places: list[str], scenario: str | None) -> Plan:
         possible = [place for place in possible if not place.startswith("receiver.")]
     if not (fails and plan.failed_output == "go-on" and plan.fail_times >= 3):
         possible.remove("driver.before_owed")
+        possible.remove("driver.before_delivered_record")
     for _ in range(chance.randint(7, 9)):
         plan.lives.append(draw_life(chance, possible))
         # Killed while it recovers from a kill, and once more while it recovers from that.

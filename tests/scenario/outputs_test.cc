@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <memory>
 #include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "sluice/runtime/random.h"
 #include "tests/scenario/lives.h"
 
 namespace sluice::testing {
@@ -101,6 +103,153 @@ TEST(Outputs, WhatOneLacksIsDeliveredLaterAcrossARestart) {
   EXPECT_THAT(good.sums, ElementsAre(1, 2, 3, 4, 5, 6));
   std::sort(bad.sums.begin(), bad.sums.end());
   EXPECT_THAT(bad.sums, ElementsAre(1, 2, 3, 4, 5, 6));
+}
+
+/// What a sink was given over all lives, and what it was told.
+struct Given {
+  struct One {
+    Time batch;
+    Time settled;
+    bool taken;
+  };
+  std::vector<One> all;
+  std::vector<Time> taken;
+  std::vector<std::string> said_at_start;
+  std::string said;
+  bool fails = false;
+};
+
+/// Notes each batch in a Given. Says how many it has taken.
+class NotingSink : public Sink<int> {
+  class Writer : public SinkWriter<int> {
+   public:
+    void write(std::span<const int>) override {}
+    std::string finish() override { return {}; }
+  };
+  class Writers : public SinkWriters<int> {
+   public:
+    std::unique_ptr<SinkWriter<int>> open(const SinkPartition&) const override { return std::make_unique<Writer>(); }
+  };
+
+ public:
+  explicit NotingSink(Given& given) : given_(given) {}
+  Contract contract() const override { return Contract::transactional; }
+  std::string argument() const override { return "given"; }
+  void start(const SinkStart& start) override { given_.said_at_start.push_back(start.said); }
+  sluice::detail::Shipped<SinkWriters<int>> writers() const override { return ship_writers<int, Writers>(); }
+  std::string commit(const SinkBatch& batch, const std::vector<std::string>&) override {
+    given_.all.push_back({batch.batch, batch.settled, !given_.fails});
+    if (given_.fails) throw std::runtime_error("the disk of the others is full");
+    given_.taken.push_back(batch.batch);
+    given_.said = std::to_string(given_.taken.size());
+    return given_.said;
+  }
+
+ private:
+  Given& given_;
+};
+
+TEST(Outputs, ASinkIsToldWhichBatchesAreSettled) {
+  Lives lives;
+  StreamTestOptions options = lives.options();
+  options.failed_output = FailedOutput::go_on;
+  Given given;
+  const auto live = [&](std::size_t batches, bool fails) {
+    lives.live(options, [&](StreamTest& t) {
+      t.stream(lists).name("in").save_to(std::make_shared<NotingSink>(given)).name("out");
+      given.fails = fails;
+      t.run(batches);
+    });
+  };
+  live(2, false);
+  ASSERT_EQ(given.all.size(), 2u);
+  const Time first = given.all[0].batch;
+  EXPECT_EQ(given.all[0].settled, first);
+  EXPECT_EQ(given.all[1].settled, first + 1s);
+  live(4, true);  // the third and fourth are owed
+  for (const Given::One& one : given.all) {
+    if (one.batch > first + 2s) {
+      EXPECT_EQ(one.settled, first + 2s);
+    }
+  }
+  given.all.clear();
+  live(6, false);
+  // The fifth comes first, then what is owed, one after the other.
+  ASSERT_GE(given.all.size(), 3u);
+  EXPECT_EQ(given.all[0].settled, first + 2s);
+  EXPECT_EQ(given.all[1].batch, first + 2s);
+  EXPECT_EQ(given.all[1].settled, first + 2s);
+  EXPECT_EQ(given.all[2].batch, first + 3s);
+  EXPECT_EQ(given.all[2].settled, first + 3s);
+  EXPECT_EQ(given.all.back().settled, given.all.back().batch);
+  EXPECT_EQ(given.taken.size(), 6u);
+}
+
+TEST(Outputs, NoBatchBeforeASettledOneIsGivenAgain) {
+  std::size_t owed = 0;
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Lives lives;
+    StreamTestOptions options = lives.options();
+    options.failed_output = FailedOutput::go_on;
+    Random random(seed);
+    options.checkpoint_interval = std::chrono::seconds(random.below(4));
+    Given given;
+    std::size_t batches = 0;
+    for (int life = 0; life < 8; ++life) {
+      lives.live(options, [&](StreamTest& t) {
+        t.stream(lists).name("in").save_to(std::make_shared<NotingSink>(given)).name("out");
+        given.fails = life < 7 && random.chance(0.5);
+        t.run(batches);  // those that run again
+        for (std::size_t left = life < 7 ? random.below(4) : 3; left > 0; --left, ++batches) {
+          given.fails = life < 7 && random.chance(0.5);
+          t.run(1);
+        }
+      });
+    }
+    // What a killed life said last may not have been noted, and is then said of the same batch again.
+    EXPECT_EQ(given.said_at_start.front(), "");
+    Time settled{};
+    std::vector<Time> once;
+    for (const Given::One& one : given.all) {
+      ASSERT_GE(one.batch, settled);
+      ASSERT_LE(one.settled, one.batch);
+      ASSERT_GE(one.settled, settled);
+      settled = one.settled;
+      if (one.taken) once.push_back(one.batch);
+      owed += !one.taken;
+    }
+    EXPECT_EQ(settled, given.all.back().batch) << "nothing is owed at the end";
+    std::sort(once.begin(), once.end());
+    once.erase(std::unique(once.begin(), once.end()), once.end());
+    // None is missing; each life's first batch comes when it comes, so times need not follow one another.
+    std::vector<Time> all;
+    for (const Given::One& one : given.all) all.push_back(one.batch);
+    std::sort(all.begin(), all.end());
+    all.erase(std::unique(all.begin(), all.end()), all.end());
+    EXPECT_EQ(once, all);
+  }
+  EXPECT_GT(owed, 20u);
+}
+
+TEST(Outputs, WhatASinkSaidOfAnOwedBatchIsTheLastItSaid) {
+  Lives lives;
+  StreamTestOptions options = lives.options();
+  options.failed_output = FailedOutput::go_on;
+  Given given;
+  const auto live = [&](std::size_t batches, bool fails) {
+    lives.live(options, [&](StreamTest& t) {
+      t.stream(lists).name("in").save_to(std::make_shared<NotingSink>(given)).name("out");
+      given.fails = fails;
+      t.run(batches);
+      if (!fails) t.stop(true);
+    });
+  };
+  live(2, true);
+  live(3, false);  // its batch, and then the two
+  ASSERT_EQ(given.taken.size(), 3u);
+  live(4, false);
+  EXPECT_EQ(given.said_at_start.back(), "3");
 }
 
 TEST(Outputs, OfAKilledRunThatNobodyOwesGoAtTheNextStart) {
