@@ -21,6 +21,7 @@
 #include "sluice/sluice.h"
 #include "sluice/testkit/faulty_filesystem.h"
 #include "sluice/testkit/simulation.h"
+#include "tests/scenario/lives.h"
 
 namespace sluice::testing {
 namespace {
@@ -436,6 +437,7 @@ TEST(RecoverySimulated, GoesOnFromADirectoryOfVersion1) {
   ASSERT_GT(outside.raw.size(), 10U);
   const Time last = outside.raw.rbegin()->first;
   world = &outside;
+  const OutsideSetting accept("SLUICE_ACCEPT_REPLAY_WITH_NEW_CODE", "true");
   sim.run([&] { live(fixture_seed, true); });
   // The last batch was not complete.
   ASSERT_TRUE(outside.totals.contains(last));
