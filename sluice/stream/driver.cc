@@ -617,7 +617,7 @@ void Driver::run_batch(const Batch& batch) {
   const Time time = batch.time;
   BatchInfo told;
   told.batch_time = time;
-  told.submitted = time;
+  told.submitted = std::min(time, clock.now());
   const bool tells = !batch.state_only;
   choose_inputs(batch, told);
   tell_receiver_events();

@@ -39,7 +39,7 @@ struct OutputInfo {
 struct BatchInfo {
   Time batch_time{};
   std::vector<InputInfo> inputs;
-  /// When the batch was due.
+  /// When the batch was due; the last batch of a graceful stop is due with the stop.
   Time submitted{};
   std::optional<Time> started;
   std::optional<Time> ended;

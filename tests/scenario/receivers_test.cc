@@ -180,6 +180,26 @@ TEST(Rc, LC_05_every_core_taken_by_receivers_is_refused_with_the_arithmetic) {
   }
 }
 
+struct Delays : StreamingListener {
+  std::vector<Duration> scheduling;
+  void on_batch_completed(const BatchInfo& batch) override { scheduling.push_back(*batch.scheduling_delay()); }
+};
+
+TEST(Rc, GS_01_the_last_batch_is_due_with_the_stop) {
+  with_receivers([](StreamTest& t) {
+    const auto delays = std::make_shared<Delays>();
+    t.streaming().add_listener(delays);
+    hose_stream(t).foreach_rdd([](const Rdd<int>& rdd) { rdd.count(); });
+    auto& in = open_hose(t);
+    t.run(1);
+    in.store(1);
+    t.stop(true);
+    ASSERT_EQ(delays->scheduling.size(), 2U);
+    EXPECT_GE(delays->scheduling.back(), Duration{});
+    EXPECT_LT(delays->scheduling.back(), t.streaming().batch_interval());
+  });
+}
+
 TEST(Rc, GS_04_no_record_accepted_before_a_graceful_stop_is_lost) {
   with_receivers([](StreamTest& t) {
     int sum = 0;
