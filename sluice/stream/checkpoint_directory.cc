@@ -9,6 +9,7 @@
 #include "sluice/core/hash.h"
 #include "sluice/runtime/planted_bug.h"
 #include "sluice/stream/framed.h"
+#include "sluice/stream/owed.h"
 
 namespace sluice::detail {
 namespace {
@@ -236,6 +237,7 @@ bool CheckpointDirectory::read_state(const std::function<void(const CheckpointOp
 void CheckpointDirectory::begin_run(Time zero, std::vector<std::string> inputs, std::vector<std::string> outputs,
                                     bool whole_base) {
   const auto is_fenced = [this] { return fenced(); };
+  remove_owed_strays();
   sync_log(runtime_.files(), wal_path(), wal_content_);
   if (options_.wal) {
     // Receivers' memory bounds what is not durable yet.
@@ -259,6 +261,16 @@ void CheckpointDirectory::begin_run(Time zero, std::vector<std::string> inputs, 
   checkpoints.keep = options_.interval * static_cast<std::int64_t>(options_.keep_batches);
   checkpoints.fenced = is_fenced;
   checkpointer_ = std::make_unique<Checkpointer>(runtime_, journal_->log(), std::move(checkpoints));
+}
+
+// Of a run that was killed before its journal knew that it owes them, or after it knew that they are delivered.
+void CheckpointDirectory::remove_owed_strays() {
+  if (fenced()) return;  // what a newer run owes is not in this one's journal
+  std::set<std::string, std::less<>> known;
+  for (const OwedOutput& owed : content_.owed) known.insert(owed_file_name(owed));
+  for (const FileInfo& file : runtime_.files().list(owed_path()).value_or(std::vector<FileInfo>{})) {
+    if (!known.contains(base_name(file.path))) runtime_.files().remove(file.path);
+  }
 }
 
 std::uint64_t CheckpointDirectory::first_block_number() const { return epoch_ << block_number_bits; }

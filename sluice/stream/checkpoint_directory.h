@@ -108,6 +108,7 @@ class CheckpointDirectory {
   void take_epoch();
   void find_manifest();
   void drop_blocks_without_bytes();
+  void remove_owed_strays();
 
   Runtime& runtime_;
   const CheckpointDirectoryOptions options_;

@@ -253,7 +253,6 @@ class Driver {
   void add_internal_outputs();
   void open_directory();
   void bind_inputs();
-  void remove_owed_strays();
   void load_state();
   void load_kept(const std::map<std::string, StreamNodePtr>& kept, const CheckpointOperator& from, StateBlock&& block);
   void check_bindings(const Manifest& manifest, const JournalContent& journal) const;

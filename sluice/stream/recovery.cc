@@ -126,17 +126,6 @@ void Driver::open_directory() {
     if (batch.complete) resumed_after_ = std::max(resumed_after_, time);
   }
   owed_ = journal.owed;
-  remove_owed_strays();
-}
-
-// Files of a run that was killed before its journal knew that it owes them, or after it knew that they are delivered.
-void Driver::remove_owed_strays() {
-  FileSystem& files = engine_->runtime().files();
-  std::set<std::string, std::less<>> known;
-  for (const OwedOutput& owed : owed_) known.insert(owed_file_name(owed));
-  for (const FileInfo& file : files.list(directory_->owed_path()).value_or(std::vector<FileInfo>{})) {
-    if (!known.contains(base_name(file.path))) files.remove(file.path);
-  }
 }
 
 namespace {

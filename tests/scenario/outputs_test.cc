@@ -337,6 +337,10 @@ TEST(Outputs, AreShownAgainByAReplayThatChangesNothing) {
   const std::string production = ::testing::internal::GetCapturedStdout();
   const Time fourth = Time(lives.runtime.clock().now() - 2s);
 
+  // What a run that goes on meanwhile may be about to note.
+  FileSystem& files = lives.runtime.files();
+  files.make_directories(options.checkpoint + "/owed");
+  files.publish(options.checkpoint + "/owed/000000000099000-0123456789abcdef", "records");
   const auto before = lives.listing();
   std::string replayed;
   {
