@@ -50,7 +50,7 @@ endfunction()
 # sluice_layer(<name> [FOLDER dir] [ONLY regex] [EXCEPT regex] PUBLIC libraries... PRIVATE libraries...)
 # The static library sluice_<name> of sluice/<name>/*.cc but its tests; an INTERFACE library while the folder has
 # headers only or nothing. In every layer a file may name what it requires (see sluice_requirements): it is left out,
-# with its header and its test, where that is missing.
+# with its header and its test, where that is missing. Where it is not, the layer's files see SLUICE_HAS_NAME.
 function(sluice_layer name)
   cmake_parse_arguments(arg "" "FOLDER;ONLY;EXCEPT" "PUBLIC;PRIVATE" ${ARGN})
   if(NOT arg_FOLDER)
@@ -90,6 +90,11 @@ function(sluice_layer name)
     add_library(${target} STATIC ${sources})
     set(public PUBLIC)
     target_link_libraries(${target} PRIVATE ${arg_PRIVATE} ${required})
+    set(has ${required})
+    list(TRANSFORM has REPLACE "^.*::" "SLUICE_HAS_")
+    list(TRANSFORM has REPLACE "[^A-Za-z0-9_]" "_")
+    list(TRANSFORM has TOUPPER)
+    target_compile_definitions(${target} PRIVATE ${has})
   else()
     add_library(${target} INTERFACE)
     set(public INTERFACE)
@@ -100,8 +105,9 @@ function(sluice_layer name)
   target_compile_features(${target} ${public} cxx_std_20)
   target_include_directories(${target} ${public} $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>
                              $<INSTALL_INTERFACE:include>)
-  # Tasks are sent as offsets into the program's image; the build id says whether two images are the same.
-  target_link_options(${target} INTERFACE LINKER:--build-id)
+  # Tasks are sent as offsets into the program's image; the build id says whether two images are the same. Libraries
+  # that a program makes no use of need not be loaded when it starts.
+  target_link_options(${target} INTERFACE LINKER:--build-id LINKER:--as-needed)
   sluice_install_library(${target} ${headers})
 
   set_property(GLOBAL APPEND PROPERTY sluice_layers ${name})

@@ -25,6 +25,7 @@
 #include "sluice/api/operators.h"
 #include "sluice/api/rdd.h"
 #include "sluice/api/sink.h"
+#include "sluice/api/state_backend.h"
 #include "sluice/runtime/kill_point.h"
 #include "sluice/stream/driver.h"
 #include "sluice/stream/update_state.h"
@@ -503,6 +504,15 @@ class StateDStream : public DStream<std::pair<K, S>> {
     return *this;
   }
 
+  /// Where the state is kept: `sluice::rocksdb` for state that outgrows memory. Said once, before start(); the same
+  /// operator may say something else in a later run. See state_backend.h.
+  StateDStream state(const StateBackend& backend) const {
+    const detail::StreamNodePtr& node = changes_.stream_node();
+    this->driver()->check_not_started(*node->info);
+    backend.bind(*node->state);
+    return *this;
+  }
+
   StateDStream(DStream<std::pair<K, S>> all, DStream<std::pair<K, S>> changes)
       : DStream<std::pair<K, S>>(std::move(all)), changes_(std::move(changes)) {}
 
@@ -528,33 +538,49 @@ auto DStream<T>::update_state_by_key(F f, UpdateStateOptions options, Place wher
     return detail::ship<detail::ZipKernel, detail::UpdateStateKernel<K, V, S, F>>(
         *made, detail::StateOf<State>{state}, bool{options.idle_keeps_state}, bool{in_order}, detail::Fn<F>{f});
   };
+  const auto large_kernel = [&](bool in_order) {
+    return detail::ship<detail::ZipKernel, detail::LargeUpdateKernel<K, V, S, F>>(
+        *made, std::uint64_t{state.operation}, bool{options.idle_keeps_state}, bool{in_order}, detail::Fn<F>{f});
+  };
+  auto large_snapshot =
+      detail::ship<detail::Kernel, detail::LargeSnapshotKernel<K, S>>(*made, std::uint64_t{state.operation});
   auto snapshot = detail::ship<detail::Kernel, detail::SnapshotKernel<K, detail::UpdateContent<S>, State>>(
       *made, detail::StateOf<State>{state});
   const auto stream = driver_->add_stream(made, {node_}, node_->slide);
   stream->stateful = stream->in_batch_only = true;
-  stream->state = detail::StateBinding{state.operation, partitions, State::schema("update_state_by_key", node_->slide),
-                                       [partitions](std::size_t partition, std::uint64_t seed) {
-                                         return detail::StateOf<State>::make(partition, partitions, seed);
-                                       },
-                                       [](const detail::StateSchema& written) {
-                                         return written.kind == "update_state_by_key" &&
-                                                written.key == schema_of<K>() &&
-                                                detail::ValueReader<S>::fits(written.value);
-                                       }};
-  stream->compute = [driver = driver_.get(), parent = node_, made, partitions, shuffled = kernel(true),
-                     in_place = kernel(false)](Time time) {
+  stream->state =
+      detail::StateBinding{state.operation, partitions, State::schema("update_state_by_key", node_->slide),
+                           [partitions, node = stream.get()](
+                               std::size_t partition, std::uint64_t seed) -> std::shared_ptr<detail::StatePartition> {
+                             const auto& large = node->state->large;
+                             if (large == nullptr) {
+                               return detail::StateOf<State>::make(partition, partitions, seed);
+                             }
+                             return std::make_shared<detail::LargePartition>(large, partition, partitions);
+                           },
+                           [](const detail::StateSchema& written) {
+                             return written.kind == "update_state_by_key" && written.key == schema_of<K>() &&
+                                    detail::ValueReader<S>::fits(written.value);
+                           }};
+  // `state(...)` may still say where the state lies.
+  stream->compute = [driver = driver_.get(), parent = node_, made, partitions, node = stream.get(),
+                     shuffled = kernel(true), in_place = kernel(false), large_shuffled = large_kernel(true),
+                     large_in_place = large_kernel(false)](Time time) {
     detail::Engine& engine = driver->engine();
     const detail::NodePtr by_key = detail::by_key<K, V>(engine, made, parent->at(engine, time), partitions);
     const bool in_order = std::holds_alternative<detail::ShuffledBody>(by_key->body);
-    return detail::make_zip(made, type_ops<Out>(), {by_key}, in_order ? shuffled : in_place, true,
-                            time.time_since_epoch().count());
+    const bool large = node->state->large != nullptr;
+    const auto& update = in_order ? (large ? large_shuffled : shuffled) : (large ? large_in_place : in_place);
+    return detail::make_zip(made, type_ops<Out>(), {by_key}, update, true, time.time_since_epoch().count());
   };
   const DStream<Out> changes(driver_, stream, default_partitions_);
   // The function is called for all keys: what it gives is all there is, in the same order.
   if (!options.idle_keeps_state) return StateDStream<K, S>(changes, changes);
-  const auto all = changes.template derive<Out>(made, [made, snapshot](detail::Engine&, const detail::NodePtr& parent) {
-    return detail::make_narrow(made, type_ops<Out>(), parent, snapshot, true);
-  });
+  const auto all = changes.template derive<Out>(
+      made, [made, node = stream.get(), snapshot, large_snapshot](detail::Engine&, const detail::NodePtr& parent) {
+        const bool large = node->state->large != nullptr;
+        return detail::make_narrow(made, type_ops<Out>(), parent, large ? large_snapshot : snapshot, true);
+      });
   all.stream_node()->in_batch_only = true;
   return StateDStream<K, S>(all, changes);
 }

@@ -55,6 +55,8 @@ namespace sluice {
   X(119, other_code, "batches that an earlier build of the program began are not finished",                            \
     "start that build once more to finish them, or accept that this one does with "                                    \
     "--sluice.accept-replay-with-new-code=true")                                                                       \
+  X(120, no_state_backend, "state cannot be kept where the program says",                                              \
+    "see why; without .state(...) it is kept in memory")                                                               \
   /* 2xx: running */                                                                                                   \
   X(201, task_failed, "a task failed as often as it may be tried", "see why below; the position names the record")     \
   X(202, output_failed, "an output operation failed", "mend the cause below and start the program again")              \

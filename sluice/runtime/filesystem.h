@@ -85,6 +85,9 @@ class FileSystem {
   /// nullopt when there is none.
   virtual std::optional<FileInfo> stat(const std::string& path) = 0;
 
+  /// Whether its paths are those of the operating system, so that a library which opens files itself may be given them.
+  virtual bool is_local() const { return false; }
+
   /// Writes `bytes` so that after a crash at any instant `path` holds either the old content or all of the new one:
   /// temporary name, sync, rename, directory sync. The temporary lies beside `path`, its name begins with '.' and ends
   /// with ".tmp"; a crash can leave one behind, which is never read and may be removed by the directory's owner.

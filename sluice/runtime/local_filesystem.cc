@@ -156,6 +156,8 @@ class LocalFiles final : public FileSystem {
  public:
   LocalFiles() : FileSystem(system_random_bits()) {}
 
+  bool is_local() const override { return true; }
+
   std::unique_ptr<File> open(const std::string& path) override {
     Descriptor descriptor = open_descriptor(path, O_RDONLY);
     if (!descriptor.is_open()) {

@@ -15,7 +15,9 @@
 namespace sluice::detail {
 namespace {
 
-constexpr FramedKind manifest_kind{0x4d434c53, 1, "a checkpoint"};    // "SLCM"
+constexpr FramedKind manifest_kind{0x4d434c53, 1, "a checkpoint"};  // "SLCM"
+// Version 2 is a manifest with snapshots; without any it is version 1, which earlier programs read, too.
+constexpr FramedKind manifest_kind_2{manifest_kind.magic, 2, manifest_kind.name};
 constexpr FramedKind state_file_kind{0x53434c53, 1, "a state file"};  // "SLCS"
 constexpr std::uint64_t manifest_bytes_max = 256 << 20;
 constexpr std::uint64_t block_bytes_max = 1 << 30;
@@ -23,6 +25,8 @@ constexpr std::uint64_t block_bytes_max = 1 << 30;
 constexpr std::uint64_t block_frame_bytes_max = block_bytes_max + 64;
 constexpr std::size_t block_head_bytes = 8;
 constexpr std::size_t buffer_bytes = 256 << 10;
+// Files of a snapshot that are read at each start: those that tell what the others are, and more.
+constexpr std::uint64_t small_bytes_max = 1 << 20;
 
 std::string in(const std::string& directory, const std::string& name) { return directory + "/" + name; }
 
@@ -80,6 +84,49 @@ std::vector<CheckpointOperator> decode_operators(Decoder& from) {
   return operators;
 }
 
+void encode_snapshots(const std::vector<StateSnapshot>& snapshots, Encoder& out) {
+  out.varint(snapshots.size());
+  for (const StateSnapshot& snapshot : snapshots) {
+    out.varint(snapshot.operator_index);
+    out.text(snapshot.directory);
+    out.varint(snapshot.keys);
+    out.varint(snapshot.files.size());
+    for (const SnapshotFile& file : snapshot.files) {
+      out.text(file.name);
+      out.varint(file.bytes);
+      out.u32(file.checksum);
+    }
+  }
+}
+
+std::vector<StateSnapshot> decode_snapshots(Decoder& from, std::size_t operators) {
+  std::vector<StateSnapshot> snapshots;
+  // A name from a file is no path, and not that of something else.
+  const auto name = [&from](std::string_view prefix) {
+    std::string text(from.text());
+    if (text.size() <= prefix.size() || !text.starts_with(prefix) || text.find('/') != std::string::npos) {
+      from.fail_corrupt("a part of a snapshot does not have the name of one");
+    }
+    return text;
+  };
+  for (std::size_t left = from.count(); left > 0; --left) {
+    StateSnapshot snapshot;
+    snapshot.operator_index = small_number(from);
+    if (snapshot.operator_index >= operators) from.fail_corrupt("a snapshot is of no operator");
+    snapshot.directory = name(snapshot_prefix);
+    snapshot.keys = from.varint();
+    for (std::size_t files = from.count(); files > 0; --files) {
+      SnapshotFile file;
+      file.name = name("");
+      file.bytes = from.varint();
+      file.checksum = from.u32();
+      snapshot.files.push_back(std::move(file));
+    }
+    snapshots.push_back(std::move(snapshot));
+  }
+  return snapshots;
+}
+
 struct ManifestId {
   std::int64_t milliseconds = 0;
   std::uint64_t epoch = 0;
@@ -119,6 +166,45 @@ bool is_damage(const Error& error) {
 // Batch times lie at least a millisecond apart.
 std::string manifest_name(Time time, std::uint64_t epoch) { return name_of({to_milliseconds(time), epoch}); }
 
+const StateSnapshot* snapshot_of(const Manifest& manifest, std::size_t operator_index) {
+  for (const StateSnapshot& snapshot : manifest.snapshots) {
+    if (snapshot.operator_index == operator_index) return &snapshot;
+  }
+  return nullptr;
+}
+
+std::string snapshot_name(Time time, std::uint64_t epoch, std::size_t operator_index) {
+  char name[64];
+  std::snprintf(name, sizeof name, "%015lld-%06llu-%04zu", to_milliseconds(time),
+                static_cast<unsigned long long>(epoch), operator_index);
+  return std::string(snapshot_prefix) + name;
+}
+
+void check_snapshot(FileSystem& files, const std::string& directory, const StateSnapshot& snapshot, bool all) {
+  std::string buffer(buffer_bytes, '\0');
+  for (const SnapshotFile& expected : snapshot.files) {
+    const std::string path = in(in(directory, snapshot.directory), expected.name);
+    naming_file(path, [&] {
+      const auto info = files.stat(path);
+      if (!info.has_value()) throw Error(Code::truncated_data, {.why = "no such file"});
+      if (info->size_bytes != expected.bytes) {
+        fail_damaged(std::to_string(info->size_bytes) + " bytes; the checkpoint has it with " +
+                     std::to_string(expected.bytes));
+      }
+      if (!all && expected.bytes > small_bytes_max) return;
+      const auto file = files.open(path);
+      if (file == nullptr) throw Error(Code::truncated_data, {.why = "no such file"});
+      std::uint32_t checksum = 0;
+      std::uint64_t at = 0;
+      while (const std::size_t got = file->read_at(at, buffer)) {
+        checksum = crc32c({buffer.data(), got}, checksum);
+        at += got;
+      }
+      if (at != expected.bytes || checksum != expected.checksum) fail_damaged("its checksum is wrong");
+    });
+  }
+}
+
 void write_manifest(FileSystem& files, const std::string& directory, const Manifest& manifest) {
   Encoder body;
   encode(manifest.time, body);
@@ -141,7 +227,8 @@ void write_manifest(FileSystem& files, const std::string& directory, const Manif
     body.varint(file.blocks);
     body.u8(file.base ? 1 : 0);
   }
-  const std::string all = put_in_frame(manifest_kind, body.view());
+  if (!manifest.snapshots.empty()) encode_snapshots(manifest.snapshots, body);
+  const std::string all = put_in_frame(manifest.snapshots.empty() ? manifest_kind : manifest_kind_2, body.view());
   if (all.size() > manifest_bytes_max) {
     throw Error(Code::over_limit, {.why = "the manifest of a checkpoint in " + directory + " has " +
                                           std::to_string(all.size()) + " bytes, of which inputs save most; at most " +
@@ -168,7 +255,7 @@ StateFileInfo decode_chain_part(Decoder& from, bool is_first) {
   return file;
 }
 
-Manifest decode_manifest(Decoder& from) {
+Manifest decode_manifest(Decoder& from, const FramedKind& kind) {
   Manifest manifest;
   manifest.time = decode<Time>(from);
   manifest.epoch = from.u64();
@@ -185,6 +272,7 @@ Manifest decode_manifest(Decoder& from) {
   for (std::size_t left = from.count(); left > 0; --left) {
     manifest.chain.push_back(decode_chain_part(from, manifest.chain.empty()));
   }
+  if (kind.version > 1) manifest.snapshots = decode_snapshots(from, manifest.operators.size());
   from.expect_end();
   return manifest;
 }
@@ -194,10 +282,12 @@ Manifest decode_manifest(Decoder& from) {
 Manifest read_manifest(FileSystem& files, const std::string& path) {
   const std::string bytes = read_file(files, path, manifest_bytes_max);
   return naming_file(path, [&] {
-    const std::string_view content = take_out_of_frame(manifest_kind, bytes);
+    const bool is_first = bytes.size() > 4 && bytes[4] == manifest_kind.version;
+    const FramedKind& kind = is_first ? manifest_kind : manifest_kind_2;
+    const std::string_view content = take_out_of_frame(kind, bytes);
     Decoder from(bytes);  // so that errors tell places in the file
     from.bytes(bytes.size() - content.size());
-    Manifest manifest = decode_manifest(from);
+    Manifest manifest = decode_manifest(from, kind);
     // One that was renamed or copied would take the place of another.
     if (manifest_name(manifest.time, manifest.epoch) != base_name(path)) {
       fail_damaged("by its content this is " + manifest_name(manifest.time, manifest.epoch));

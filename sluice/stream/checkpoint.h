@@ -3,8 +3,9 @@
 // A checkpoint is a manifest, `checkpoint-TIME-EPOCH`, and a chain of state files: a base and the deltas written since.
 // Each state file is written once, synced, and never changed; a manifest is published by rename when all its files are
 // on the disk. So a checkpoint is there whole or not at all, and an older one stays readable until nothing needs it.
-// When the deltas of a chain outweigh its base, they are merged into a new base (state_chain.h). (Format:
-// docs/formats.md, "Checkpoints".)
+// When the deltas of a chain outweigh its base, they are merged into a new base (state_chain.h). State that lies in a
+// database (large_state.h) is not in the chain: the manifest names a directory with all of it. (Format:
+// docs/formats.md, "Checkpoint directories".)
 //
 // Invariants:
 //  C1. The manifest of batch C is published only when the journal says durably that C is complete.
@@ -43,6 +44,28 @@ struct CheckpointOperator {
   friend bool operator==(const CheckpointOperator&, const CheckpointOperator&) = default;
 };
 
+/// A file of a snapshot, which never changes.
+struct SnapshotFile {
+  std::string name;
+  std::uint64_t bytes = 0;
+  /// CRC32C of all of it.
+  std::uint32_t checksum = 0;
+  friend bool operator==(const SnapshotFile&, const SnapshotFile&) = default;
+};
+
+/// All of an operator's state as of a checkpoint, as files in a directory of their own (large_state.h). They are
+/// written by the database that reads them, and may be hard links to those of other snapshots.
+struct StateSnapshot {
+  /// In Manifest::operators.
+  std::uint32_t operator_index = 0;
+  /// Name in the checkpoint directory.
+  std::string directory;
+  /// About how many: for people.
+  std::uint64_t keys = 0;
+  std::vector<SnapshotFile> files;
+  friend bool operator==(const StateSnapshot&, const StateSnapshot&) = default;
+};
+
 /// Part of a chain.
 struct StateFileInfo {
   /// Name in the directory.
@@ -67,8 +90,20 @@ struct Manifest {
   std::map<std::string, std::string> inputs;
   /// Oldest first.
   std::vector<StateFileInfo> chain;
+  /// Of the operators whose state does not lie in the chain.
+  std::vector<StateSnapshot> snapshots;
   friend bool operator==(const Manifest&, const Manifest&) = default;
 };
+
+/// The snapshot of the operator with that index; nullptr when its state lies in the chain.
+const StateSnapshot* snapshot_of(const Manifest& manifest, std::size_t operator_index);
+/// How the names of their directories begin.
+inline constexpr std::string_view snapshot_prefix = "snapshot-";
+/// Name of the directory of a snapshot.
+std::string snapshot_name(Time time, std::uint64_t epoch, std::size_t operator_index);
+/// Looks whether the files of a snapshot are there and as long as they were; reads small ones, with `all` the others
+/// too, and compares their checksums. Errors: SLU-301, SLU-302, SLU-401.
+void check_snapshot(FileSystem& files, const std::string& directory, const StateSnapshot& snapshot, bool all);
 
 /// Name of its file: sorts by time, then epoch.
 std::string manifest_name(Time time, std::uint64_t epoch);

@@ -219,9 +219,11 @@ bool CheckpointDirectory::choose_manifest_before(Time time) {
   return manifest_.has_value();
 }
 
-bool CheckpointDirectory::read_state(const std::function<void(const CheckpointOperator&, StateBlock&&)>& f) {
+bool CheckpointDirectory::read_state(const std::function<void()>& begin,
+                                     const std::function<void(const CheckpointOperator&, StateBlock&&)>& f) {
   SLUICE_ASSERT(manifest_.has_value());
   try {
+    begin();
     for (const StateFileInfo& file : manifest_->chain) read_state_file(runtime_.files(), options_.path, file, f);
     return true;
   } catch (const Error& error) {

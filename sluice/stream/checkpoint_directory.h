@@ -4,7 +4,8 @@
 //     DIR/epochs/N            one a run; who creates the next one fences the runs before
 //     DIR/journal/            journal.h
 //     DIR/wal/                blocks of receivers (log.h)
-//     DIR/checkpoint-*        manifests, and the state files they name (checkpoint.h)
+//     DIR/checkpoint-*        manifests, and the state files and snapshots they name (checkpoint.h)
+//     DIR/work/               where databases of state work (large_state.h); nothing of it is read by another run
 //     DIR/owed/               inputs of outputs that failed and must still be delivered
 //
 // Making an object of this class takes the directory over: the next epoch is created, which fences the run before, if
@@ -75,10 +76,11 @@ class CheckpointDirectory {
   bool choose_manifest_before(Time time);
   /// What was wrong with newer checkpoints.
   const std::vector<std::string>& damage() const { return damage_; }
-  /// Calls f for each block of the chosen checkpoint, oldest first. When a block is damaged, an older checkpoint is
-  /// chosen and SLU-306 is thrown if there is none; false tells to begin again. Errors: what f throws that is no
-  /// damage.
-  bool read_state(const std::function<void(const CheckpointOperator&, StateBlock&&)>& f);
+  /// Calls `begin`, which reads snapshots, then f for each block of the chosen checkpoint, oldest first. When something
+  /// is damaged, an older checkpoint is chosen and SLU-306 is thrown if there is none; false tells to begin again.
+  /// Errors: what they throw that is no damage.
+  bool read_state(const std::function<void()>& begin,
+                  const std::function<void(const CheckpointOperator&, StateBlock&&)>& f);
 
   // ---- this run
 

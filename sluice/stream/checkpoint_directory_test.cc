@@ -83,8 +83,8 @@ class CheckpointDirectoryTest : public ::testing::Test {
   }
   static Texts read_state(CheckpointDirectory& directory) {
     Texts texts;
-    while (
-        !directory.read_state([&](const CheckpointOperator&, StateBlock&& block) { texts.push_back(block.bytes); })) {
+    while (!directory.read_state(
+        [] {}, [&](const CheckpointOperator&, StateBlock&& block) { texts.push_back(block.bytes); })) {
       texts.clear();
       if (!directory.manifest().has_value()) {
         ADD_FAILURE() << "neither a checkpoint nor an error";
@@ -362,16 +362,16 @@ TEST_F(CheckpointDirectoryTest, WhatTheProgramCannotTakeIsNoDamage) {
   fiber([&] {
     const auto directory = open();
     const auto refuse = [](const CheckpointOperator&, StateBlock&&) { throw Error(Code::state_does_not_fit, {}); };
-    EXPECT_EQ(code_of([&] { directory->read_state(refuse); }), Code::state_does_not_fit);
+    EXPECT_EQ(code_of([&] { directory->read_state([] {}, refuse); }), Code::state_does_not_fit);
     EXPECT_EQ(directory->manifest()->time, at(3));
     // A value that is none is damage, though its checksum fits.
     int calls = 0;
     const auto damaged = [&](const CheckpointOperator&, StateBlock&&) {
       if (++calls == 1) throw Error(Code::corrupt_data, {.why = "no such value"});
     };
-    EXPECT_FALSE(directory->read_state(damaged));
+    EXPECT_FALSE(directory->read_state([] {}, damaged));
     EXPECT_EQ(directory->manifest()->time, at(2));
-    EXPECT_TRUE(directory->read_state(damaged));
+    EXPECT_TRUE(directory->read_state([] {}, damaged));
   });
 }
 
@@ -400,7 +400,7 @@ TEST_F(CheckpointDirectoryTest, ForAReplayAnOlderOneIsChosen) {
 
 TEST_F(CheckpointDirectoryTest, ANewerCheckpointIsRefused) {
   write_checkpoints(2);
-  files_.create("/ckpt/" + manifest_name(at(3), 3))->append(put_in_frame({0x4d434c53, 2, "x"}, "anything"));
+  files_.create("/ckpt/" + manifest_name(at(3), 3))->append(put_in_frame({0x4d434c53, 3, "x"}, "anything"));
   fiber([&] { EXPECT_EQ(code_of([&] { open(); }), Code::other_version); });
 }
 

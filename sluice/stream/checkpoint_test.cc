@@ -213,12 +213,12 @@ TEST_F(CheckpointTest, AManifestCutAnywhereIsDamage) {
 }
 
 TEST_F(CheckpointTest, ANewerManifestIsRefused) {
-  put("checkpoint-000000000000001-000001", "SLCM", 2, "anything at all");
+  put("checkpoint-000000000000001-000001", "SLCM", 3, "anything at all");
   const auto error = error_of([&] { read_manifest(files_, directory + "/checkpoint-000000000000001-000001"); });
   ASSERT_TRUE(error);
   EXPECT_EQ(error->code(), Code::other_version);
   EXPECT_THAT(error->details().why,
-              HasSubstr("checkpoint-000000000000001-000001: this is a checkpoint of version 2; "));
+              HasSubstr("checkpoint-000000000000001-000001: this is a checkpoint of version 3; "));
   EXPECT_FALSE(is_damage(*error));
 }
 
@@ -237,6 +237,55 @@ TEST_F(CheckpointTest, AManifestIsHeldAgainstWhatOneCanBe) {
   EXPECT_EQ(code_with([](Manifest& it) { it.chain[1].name = "FORMAT"; }), Code::corrupt_data);
   EXPECT_EQ(code_with([](Manifest& it) { it.chain[0].base = false; }), Code::corrupt_data);
   EXPECT_EQ(code_with([](Manifest& it) { it.chain[1].base = true; }), Code::corrupt_data);
+  const StateSnapshot snapshot{1, "snapshot-1", 3, {{"000009.sst", 5, 7}}};
+  EXPECT_EQ(code_with([&](Manifest& it) { it.snapshots = {snapshot}; }), std::nullopt);
+  const auto code_with_snapshot = [&](const std::function<void(StateSnapshot&)>& change) {
+    return code_with([&](Manifest& it) { change(it.snapshots.emplace_back(snapshot)); });
+  };
+  EXPECT_EQ(code_with_snapshot([](StateSnapshot& it) { it.operator_index = 2; }), Code::corrupt_data);
+  EXPECT_EQ(code_with_snapshot([](StateSnapshot& it) { it.directory = "snapshot-"; }), Code::corrupt_data);
+  EXPECT_EQ(code_with_snapshot([](StateSnapshot& it) { it.directory = "journal"; }), Code::corrupt_data);
+  EXPECT_EQ(code_with_snapshot([](StateSnapshot& it) { it.directory = "snapshot-/.."; }), Code::corrupt_data);
+  EXPECT_EQ(code_with_snapshot([](StateSnapshot& it) { it.files[0].name = "../FORMAT"; }), Code::corrupt_data);
+  EXPECT_EQ(code_with_snapshot([](StateSnapshot& it) { it.files[0].name = ""; }), Code::corrupt_data);
+}
+
+// Earlier programs know version 1 alone, and have no use for snapshots.
+TEST_F(CheckpointTest, AManifestIsOfVersionTwoWhenItNamesSnapshots) {
+  Manifest manifest = manifest_of(at(61'000), 3);
+  const std::string path = directory + "/" + manifest_name(manifest.time, manifest.epoch);
+  write_manifest(files_, directory, manifest);
+  EXPECT_EQ(read_file(files_, path)[4], 1);
+  manifest.snapshots = {{0, "snapshot-a", 12, {{"000009.sst", 1'000'000'000'000, 0xfedcba98U}, {"CURRENT", 16, 0}}},
+                        {1, "snapshot-b", 0, {}}};
+  write_manifest(files_, directory, manifest);
+  EXPECT_EQ(read_file(files_, path)[4], 2);
+  EXPECT_EQ(read_manifest(files_, path) == manifest, true);
+  EXPECT_EQ(snapshot_of(manifest, 1), &manifest.snapshots[1]);
+  EXPECT_EQ(snapshot_of(manifest_of(at(61'000), 3), 0), nullptr);
+}
+
+TEST_F(CheckpointTest, FilesOfASnapshotAreHeldAgainstItsManifest) {
+  const std::string large(3 << 20, 'x');
+  const StateSnapshot snapshot{0, "snapshot-1", 1, {{"CURRENT", 4, crc32c("here")}, {"1.sst", 3 << 20, crc32c(large)}}};
+  const std::string path = directory + "/snapshot-1/";
+  files_.make_directories(directory + "/snapshot-1");
+  files_.publish(path + "CURRENT", "here");
+  files_.publish(path + "1.sst", large);
+  const auto code = [&](bool all) { return code_of([&] { check_snapshot(files_, directory, snapshot, all); }); };
+  EXPECT_EQ(code(true), std::nullopt);
+  std::string other = large;
+  other.back() = 'y';
+  files_.publish(path + "1.sst", other);
+  EXPECT_EQ(code(false), std::nullopt) << "large files are read when all are";
+  EXPECT_EQ(code(true), Code::corrupt_data);
+  files_.publish(path + "1.sst", large + 'x');
+  EXPECT_EQ(code(false), Code::corrupt_data);
+  files_.publish(path + "1.sst", large);
+  files_.publish(path + "CURRENT", "gone");
+  EXPECT_EQ(code(false), Code::corrupt_data);
+  files_.remove(path + "CURRENT");
+  EXPECT_EQ(code(false), Code::truncated_data);
 }
 
 TEST_F(CheckpointTest, AManifestThatCouldNotBeReadBackIsNotWritten) {

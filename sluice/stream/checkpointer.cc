@@ -31,8 +31,11 @@ struct Checkpointer::State {
     std::uint32_t operator_index;
     std::vector<StateBlock> blocks;
   };
+  struct AddSnapshot {
+    std::function<StateSnapshot()> make;
+  };
   struct End {};
-  using Job = std::variant<Begin, Add, End>;
+  using Job = std::variant<Begin, Add, AddSnapshot, End>;
 
   State(Runtime& runtime_, Log& journal_, Options options_)
       : runtime(runtime_), journal(journal_), options(std::move(options_)), changed(runtime.condition()) {}
@@ -107,6 +110,7 @@ struct Checkpointer::State {
   void work(Add& add) {
     for (const StateBlock& block : add.blocks) writer->add(add.operator_index, block);
   }
+  void work(AddSnapshot& add) { manifest.snapshots.push_back(add.make()); }
   void work(End&) {
     kill_point("checkpoint.mid_write");
     chain.push_back(writer->finish());
@@ -144,6 +148,7 @@ struct Checkpointer::State {
       }
       reaches_back = reaches_back || each.time + options.keep <= manifest.time;
       for (const StateFileInfo& file : each.chain) files_kept.insert(file.name);
+      for (const StateSnapshot& snapshot : each.snapshots) files_kept.insert(snapshot.directory);
       kept.push_back(std::move(each));
     }
     // A chain that is about to be written to, and the file that a merge has just made.
@@ -151,6 +156,12 @@ struct Checkpointer::State {
     const auto listed = files().list(options.directory);
     for (const FileInfo& file : listed.value_or(std::vector<FileInfo>{})) {
       const std::string name(base_name(file.path));
+      if (file.is_directory) {
+        if (!name.starts_with(snapshot_prefix) || files_kept.contains(name)) continue;
+        kill_point("checkpoint.mid_removal");
+        files().remove_all(file.path);
+        continue;
+      }
       const bool unfinished = name.starts_with(".state-") || name.starts_with(".checkpoint-");
       if (unfinished || (name.starts_with("state-") && !files_kept.contains(name))) {
         kill_point("checkpoint.mid_removal");
@@ -206,6 +217,13 @@ void Checkpointer::add(std::uint32_t operator_index, std::vector<StateBlock> blo
   if (state_->ending) return;
   for (const StateBlock& block : blocks) state_->pending_bytes += block.bytes.size();
   state_->jobs.emplace_back(State::Add{operator_index, std::move(blocks)});
+  state_->changed->notify_all();
+}
+
+void Checkpointer::add(std::function<StateSnapshot()> make) {
+  const std::lock_guard lock(state_->mutex);
+  if (state_->ending) return;
+  state_->jobs.emplace_back(State::AddSnapshot{std::move(make)});
   state_->changed->notify_all();
 }
 

@@ -45,6 +45,8 @@ class Checkpointer {
   /// `manifest` without its chain; `journal_end`: how far the journal must be durable.
   void begin(Manifest manifest, std::uint64_t journal_end);
   void add(std::uint32_t operator_index, std::vector<StateBlock> blocks);
+  /// State that lies in files: `make` is called on the checkpointer's thread.
+  void add(std::function<StateSnapshot()> make);
   void end();
   /// Waits until nothing is being written. Errors: what made writing fail; SLU-209.
   void wait_idle();

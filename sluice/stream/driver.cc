@@ -219,6 +219,7 @@ void Driver::start() {
     } catch (...) {
       for (std::size_t i = 0; i < started; ++i) inputs_[i].input->stop();
       directory_ = nullptr;
+      close_large_states();
       for (const StreamNodePtr& stream : streams_) {
         if (stream->state) engine_->states().remove(stream->state->operation);
         stream->forget_before(Time::max());
@@ -373,6 +374,7 @@ void Driver::run() {
     stop_inputs();
     saving_ = nullptr;
     directory_ = nullptr;
+    close_large_states();
     for (const StreamNodePtr& stream : streams_) stream->forget_before(Time::max());
     outputs_.clear();  // their functions may hold what holds this stream
   } catch (...) {

@@ -32,11 +32,14 @@
 #include "sluice/stream/checkpoint_directory.h"
 #include "sluice/stream/events.h"
 #include "sluice/stream/input.h"
+#include "sluice/stream/state_database.h"
 
 namespace sluice::detail {
 
 class StreamNode;
 using StreamNodePtr = std::shared_ptr<StreamNode>;
+
+class LargeState;
 
 /// How a stream's state takes part in checkpoints.
 struct StateBinding {
@@ -47,6 +50,10 @@ struct StateBinding {
   std::function<std::shared_ptr<StatePartition>(std::size_t partition, std::uint64_t hash_seed)> make;
   /// Whether state that was written so can be taken up.
   std::function<bool(const StateSchema& written)> fits;
+  /// Of state that does not lie in memory; its partitions are parts of it.
+  std::shared_ptr<LargeState> large{};
+  /// Of state in memory that is taken up from where it did not: reads that.
+  OpenDatabase read_large = nullptr;
 };
 
 /// One stream: a series of RDDs, one at each multiple of its slide.
@@ -254,6 +261,9 @@ class Driver {
   void open_directory();
   void bind_inputs();
   void load_state();
+  const CheckpointOperator* taken_up(const Manifest& manifest, const StreamNode& stream) const;
+  void open_large_states(const Manifest* manifest);
+  void close_large_states();
   void load_kept(const std::map<std::string, StreamNodePtr>& kept, const CheckpointOperator& from, StateBlock&& block);
   void check_bindings(const Manifest& manifest, const JournalContent& journal) const;
   std::string report_bindings() const;

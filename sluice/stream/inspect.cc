@@ -29,10 +29,32 @@ std::string bytes_text(std::uint64_t bytes) {
   return fmt::format("{} MiB", bytes / kib / kib);
 }
 
+std::uint64_t bytes_of(const StateSnapshot& snapshot) {
+  std::uint64_t bytes = 0;
+  for (const SnapshotFile& file : snapshot.files) bytes += file.bytes;
+  return bytes;
+}
+
 std::uint64_t bytes_of(const Manifest& manifest) {
   std::uint64_t bytes = 0;
   for (const StateFileInfo& file : manifest.chain) bytes += file.bytes;
+  for (const StateSnapshot& snapshot : manifest.snapshots) bytes += bytes_of(snapshot);
   return bytes;
+}
+
+std::size_t files_of(const Manifest& manifest) {
+  std::size_t files = manifest.chain.size();
+  for (const StateSnapshot& snapshot : manifest.snapshots) files += snapshot.files.size();
+  return files;
+}
+
+// Memory and time: those of reading all of it.
+void read_all(FileSystem& files, const std::string& directory, const Manifest& manifest) {
+  StateChain chain(files, directory, manifest);
+  for (std::size_t index = 0; index < manifest.operators.size(); ++index) {
+    for (const auto& [group, blocks] : chain.groups(index)) chain.read_group(index, blocks);
+  }
+  for (const StateSnapshot& snapshot : manifest.snapshots) check_snapshot(files, directory, snapshot, true);
 }
 
 CheckpointFormat format_of(FileSystem& files, const std::string& directory) {
@@ -104,9 +126,9 @@ std::string list_checkpoints(FileSystem& files, const std::string& directory) {
     for (const std::string& path : listed) {
       try {
         const Manifest manifest = read_manifest(files, path);
-        text += fmt::format("checkpoint of batch {}: run {}, {} operators, {} in {} files\n", text_of(manifest.time),
-                            manifest.epoch, manifest.operators.size(), bytes_text(bytes_of(manifest)),
-                            manifest.chain.size());
+        text +=
+            fmt::format("checkpoint of batch {}: run {}, {} operators, {} in {} files\n", text_of(manifest.time),
+                        manifest.epoch, manifest.operators.size(), bytes_text(bytes_of(manifest)), files_of(manifest));
       } catch (const Error& error) {
         if (!is_damage(error) || !files.stat(path).has_value()) throw;
         text += fmt::format("checkpoint {} is damaged: {}\n", base_name(path), error.details().why);
@@ -138,9 +160,15 @@ std::string show_checkpoint(FileSystem& files, const std::string& directory, lon
       text += fmt::format("operator {}: {}\n", op.name, op.schema.kind);
       if (!op.schema.key.empty()) text += "  key    " + op.schema.key + "\n";
       text += "  value  " + op.schema.value + "\n";
-      text += op.schema.kind == kept_kind
-                  ? fmt::format("  {} batches, {}\n", chain.logs(index).size(), bytes_text(bytes))
-                  : fmt::format("  {} keys, {}, {} partitions\n", keys, bytes_text(bytes), op.partitions);
+      if (const StateSnapshot* const snapshot = snapshot_of(manifest, index); snapshot != nullptr) {
+        check_snapshot(files, directory, *snapshot, false);
+        text += fmt::format("  about {} keys in RocksDB, {}, {} partitions\n", snapshot->keys,
+                            bytes_text(bytes_of(*snapshot)), op.partitions);
+      } else if (op.schema.kind == kept_kind) {
+        text += fmt::format("  {} batches, {}\n", chain.logs(index).size(), bytes_text(bytes));
+      } else {
+        text += fmt::format("  {} keys, {}, {} partitions\n", keys, bytes_text(bytes), op.partitions);
+      }
     }
     for (const auto& [input, saved] : manifest.inputs) {
       text += fmt::format("input {}: {}\n", input, bytes_text(saved.size()));
@@ -148,6 +176,10 @@ std::string show_checkpoint(FileSystem& files, const std::string& directory, lon
     for (const StateFileInfo& file : manifest.chain) {
       text += fmt::format("file {}: {}, {} blocks{}\n", file.name, bytes_text(file.bytes), file.blocks,
                           file.base ? ", base" : "");
+    }
+    for (const StateSnapshot& snapshot : manifest.snapshots) {
+      text += fmt::format("directory {}: {}, {} files\n", snapshot.directory, bytes_text(bytes_of(snapshot)),
+                          snapshot.files.size());
     }
     return text;
   });
@@ -170,11 +202,7 @@ Verified verify_checkpoints(FileSystem& files, const std::string& directory) {
     };
     for (const std::string& path : list_manifests(files, directory)) {
       check(path, [&] {
-        const Manifest manifest = read_manifest(files, path);
-        StateChain chain(files, directory, manifest);
-        for (std::size_t index = 0; index < manifest.operators.size(); ++index) {
-          for (const auto& [group, blocks] : chain.groups(index)) chain.read_group(index, blocks);
-        }
+        read_all(files, directory, read_manifest(files, path));
         ++found.checkpoints;
       });
     }
@@ -204,8 +232,7 @@ void remove_checkpoint(FileSystem& files, const std::string& directory, long lon
   const bool another = std::any_of(listed.begin(), listed.end(), [&](const std::string& other) {
     if (other == path) return false;
     try {
-      const Manifest manifest = read_manifest(files, other);
-      const StateChain chain(files, directory, manifest);
+      read_all(files, directory, read_manifest(files, other));
       return true;
     } catch (const Error& error) {
       if (!is_damage(error)) throw;

@@ -17,7 +17,7 @@ std::string list_checkpoints(FileSystem& files, const std::string& directory);
 
 /// One checkpoint: its operators with kinds, schemas, keys and bytes, its files and inputs. `batch`: batch time in
 /// milliseconds; 0: the newest. Errors: SLU-306 when there is none of that batch; those of reading it. Cost: reads its
-/// state twice, once to check it.
+/// state twice, once to check it; of what lies in RocksDB it looks at the files' sizes alone.
 std::string show_checkpoint(FileSystem& files, const std::string& directory, long long batch);
 
 /// What a verification found.

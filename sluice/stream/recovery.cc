@@ -7,6 +7,7 @@
 #include "sluice/runtime/planted_bug.h"
 #include "sluice/runtime/process.h"
 #include "sluice/stream/driver.h"
+#include "sluice/stream/large_state.h"
 #include "sluice/stream/owed.h"
 
 namespace sluice::detail {
@@ -117,6 +118,7 @@ void Driver::open_directory() {
     return;
   }
   load_state();
+  if (!directory_->manifest().has_value()) open_large_states(nullptr);
   for (const std::string& damage : directory_->damage()) {
     std::fprintf(stderr, "sluice: an older checkpoint is used: %s\n", damage.c_str());
   }
@@ -158,6 +160,12 @@ void Driver::check_bindings(const Manifest& manifest, const JournalContent& jour
       fail(Code::state_does_not_fit, *found->info,
            "the checkpoint has " + saved.schema.kind + " of " + saved.schema.key + " to " + saved.schema.value +
                ", the program " + now.kind + " of " + now.key + " to " + now.value);
+    }
+    const auto index = static_cast<std::size_t>(&saved - manifest.operators.data());
+    if (found->state && found->state->large == nullptr && found->state->read_large == nullptr &&
+        snapshot_of(manifest, index) != nullptr) {
+      fail(Code::state_does_not_fit, *found->info,
+           "it lies in RocksDB: say .state(sluice::rocksdb), or .state(sluice::in_memory) to bring it into memory");
     }
   }
   const bool unfinished = !journal.batches.empty() && journal.batches.rbegin()->first > manifest.time;
@@ -250,6 +258,59 @@ std::int64_t version_of(const Manifest& manifest, const StreamNode& stream) {
 }
 }  // namespace
 
+// What the stream's state begins with; nullptr: with nothing.
+const CheckpointOperator* Driver::taken_up(const Manifest& manifest, const StreamNode& stream) const {
+  for (const CheckpointOperator& saved : manifest.operators) {
+    const auto& drop = options_.drop_state;
+    const bool is_dropped = std::find(drop.begin(), drop.end(), saved.name) != drop.end();
+    if (!is_dropped && saved.schema.kind != kept_kind && has_name(*stream.info, saved.name)) return &saved;
+  }
+  return nullptr;
+}
+
+// State that does not lie in memory begins with what its snapshot in the checkpoint has.
+void Driver::open_large_states(const Manifest* manifest) {
+  StateStore& states = engine_->states();
+  std::size_t number = 0;
+  for (const StreamNodePtr& stream : streams_) {
+    if (!stream->state) continue;
+    const StateBinding& state = *stream->state;
+    const CheckpointOperator* const written = manifest == nullptr ? nullptr : taken_up(*manifest, *stream);
+    const StateSnapshot* const snapshot =
+        written == nullptr ? nullptr
+                           : snapshot_of(*manifest, static_cast<std::size_t>(written - &manifest->operators[0]));
+    // What is written anew is all of it.
+    whole_base_ = whole_base_ || (written != nullptr && (snapshot != nullptr) != (state.large != nullptr));
+    try {
+      if (state.large != nullptr) {
+        state.large->open(
+            {engine_->runtime(), options_.checkpoint, directory_->epoch(), number++, options_.replay.has_value()},
+            snapshot, state.schema);
+        for (std::size_t p = 0; p < state.partitions; ++p) {
+          states.put(state.operation, p, state.make(p, engine_->options().hash_seed));
+        }
+      } else if (snapshot != nullptr) {
+        read_snapshot(state.read_large, engine_->runtime().files(), options_.checkpoint, *snapshot, written->schema,
+                      [&](const StateBlock& block, const StateSchema& schema) {
+                        for (std::size_t p = 0; p < state.partitions; ++p) {
+                          states.find(state.operation, p)->load(block, schema);
+                        }
+                      });
+      }
+    } catch (...) {
+      rethrow_at(*stream->info);
+    }
+  }
+}
+
+void Driver::close_large_states() {
+  for (const StreamNodePtr& stream : streams_) {
+    if (!stream->state || stream->state->large == nullptr) continue;
+    engine_->states().remove(stream->state->operation);
+    stream->state->large->close();
+  }
+}
+
 void Driver::load_state() {
   std::vector<StreamNodePtr> with_state;
   std::map<std::string, StreamNodePtr> kept;
@@ -279,18 +340,20 @@ void Driver::load_state() {
                   manifest.operators.size() != with_state.size() + kept.size();
     for (const StreamNodePtr& stream : with_state) {
       states.remove(stream->state->operation);
+      if (stream->state->large != nullptr) continue;
       for (std::size_t p = 0; p < stream->state->partitions; ++p) {
         states.put(stream->state->operation, p, stream->state->make(p, engine_->options().hash_seed));
       }
     }
-    const bool whole = directory_->read_state([&](const CheckpointOperator& from, StateBlock&& block) {
+    const auto load = [&](const CheckpointOperator& from, StateBlock&& block) {
       kill_point("recovery.mid_state");
       if (from.schema.kind == kept_kind) return load_kept(kept, from, std::move(block));
       const auto to = by_name.find(from.name);
       if (to == by_name.end()) return;
       const StateBinding& state = *to->second->state;
       for (std::size_t p = 0; p < state.partitions; ++p) states.find(state.operation, p)->load(block, from.schema);
-    });
+    };
+    const bool whole = directory_->read_state([&] { open_large_states(&manifest); }, load);
     if (!whole) continue;  // with an older checkpoint
     for (const StreamNodePtr& stream : with_state) {
       for (std::size_t p = 0; p < stream->state->partitions; ++p) {
@@ -551,10 +614,14 @@ void Driver::begin_checkpoint(Time time) {
   manifest.interval = options_.interval;
   manifest.hash_seed = engine_->options().hash_seed;
   saving_ = std::make_unique<Saving>();
+  std::vector<std::function<StateSnapshot()>> snapshots;
   for (const StreamNodePtr& stream : streams_) {
     if (stream->state) {
       const auto index = static_cast<std::uint32_t>(manifest.operators.size());
       manifest.operators.push_back({stream->info->name, stream->state->schema, stream->state->partitions});
+      if (stream->state->large != nullptr) {
+        snapshots.push_back(stream->state->large->freeze(index, snapshot_name(time, manifest.epoch, index)));
+      }
       for (std::size_t p = 0; p < stream->state->partitions; ++p) {
         auto state = engine_->states().find(stream->state->operation, p);
         if (state == nullptr) continue;
@@ -586,6 +653,7 @@ void Driver::begin_checkpoint(Time time) {
   last_checkpoint_ = time;
   whole_base_ = false;
   directory_->checkpointer().begin(std::move(manifest), directory_->journal().log().end());
+  for (auto& make : snapshots) directory_->checkpointer().add(std::move(make));
 }
 
 // False when all is handed over.
