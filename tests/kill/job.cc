@@ -286,6 +286,8 @@ void declare(StreamingContext& ssc, const Arguments& arguments) {
   const auto totals = pairs.update_state_by_key(update_total).name("totals");
   totals.foreach_rdd(write_in_driver<std::pair<std::string_view, Total>>("totals")).name("totals out");
   const auto last = pairs.update_state_by_key(update_last, {.idle_keeps_state = true}).name("last");
+  // With little memory, so that it writes and compacts.
+  if (arguments.text("last-in") == "rocksdb") last.state(rocksdb({.memory_bytes = std::size_t{8} << 20}));
   last.foreach_rdd(write_in_driver<std::pair<std::string_view, std::string>>("last")).name("last out");
   last.changes().foreach_rdd(write_in_tasks<std::pair<std::string_view, std::string>>("changes")).name("changes out");
 

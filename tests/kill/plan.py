@@ -29,6 +29,7 @@ COUNTS = (
     ("checkpoint.before_merge", 1, 1),
     ("checkpoint.", 1, 3),
     ("recovery.mid_state", 1, 8),
+    ("recovery.mid_snapshot", 1, 4),
     ("recovery.before_batch", 1, 4),
     ("recovery.", 1, 1),
     ("stream.graceful", 1, 1),
@@ -75,6 +76,7 @@ class Plan:
     fail_times: int
     contention: bool
     rates: dict[str, float]
+    last_in: str  # where the state "last" is kept
     lives: list[Life]
 
     def describe(self) -> str:
@@ -130,6 +132,7 @@ def draw(seed: int, places: list[str], scenario: str | None) -> Plan:
         fail_times=chance.choice([1, 2, 3, 4]),
         contention=chance.random() < 1 / 3,
         rates={name: chance.choice([100.0, 300.0, 1000.0]) for name in inputs},
+        last_in=random.Random(f"sluice kill last {seed}").choice(["memory", "memory", "rocksdb"]),
         lives=[],
     )
     possible = [place for place in places if receivers or not place.startswith(RECEIVER_PLACES)]
@@ -138,6 +141,8 @@ def draw(seed: int, places: list[str], scenario: str | None) -> Plan:
     if not (fails and plan.failed_output == "go-on" and plan.fail_times >= 3):
         possible.remove("driver.before_owed")
         possible.remove("driver.before_delivered_record")
+    if plan.last_in != "rocksdb":
+        possible = [place for place in possible if not place.endswith("_snapshot")]
     for _ in range(chance.randint(7, 9)):
         plan.lives.append(draw_life(chance, possible))
         # Killed while it recovers from a kill, and once more while it recovers from that.
