@@ -10,11 +10,10 @@
 //  - At most 500 files are held open, of about 64 MiB each: the usual limit of a process is 1,024.
 //  - The checksum of each file is made while it is written, so that a snapshot has it without reading 20 GB.
 //  - Memory: one block cache of `memory_bytes` takes it all: blocks of data, indexes and filters (both in pieces, so
-//  that
-//    those of 20 GB need not lie in memory), and up to half of it memtables, which are charged to it.
-//  - Point look-ups, a batch's at a time in the order of keys: MultiGet; whole-key Bloom filters of 10 bits, in
-//  memtables
-//    too, because streams bring new keys, and a key that is not there should cost no read; hash indexes in blocks.
+//    that those of 20 GB need not lie in memory), and up to half of it memtables, which are charged to it.
+//  - Point look-ups, a batch's at a time in the order of keys: MultiGet; whole-key Bloom filters of 10 bits, also in
+//    memtables, because streams bring new keys, and a key that is not there should cost no read; hash indexes in
+//    blocks.
 //    There is no filter of prefixes: nobody looks up key groups, ranges of them are scanned.
 //  - Blocks of 8 KiB, compressed with LZ4. Smaller ones make larger indexes, larger ones more to unpack for a key.
 #include "sluice/stream/rocks_state.h"

@@ -36,14 +36,27 @@ constexpr Number first_in_files = 1000;  // and from there on in files
 constexpr Duration interval = 100ms;
 constexpr int window_batches = 4;
 
+struct World;
+World* world = nullptr;
+
 /// What is outside of the machine that is killed.
 struct World {
+  /// With `of_faults` the program's disk may fail, as `disk` is told to.
+  explicit World(Simulation& sim, bool of_faults = false)
+      : files(sim.files()), disk(files), faulty(sim, disk), runtime(of_faults ? static_cast<Runtime&>(faulty) : sim) {
+    world = this;
+  }
+  ~World() { world = nullptr; }
+  World(const World&) = delete;
+  World& operator=(const World&) = delete;
+
   Random random{0};
+  /// What the writer of files writes to; it does not fail.
+  FileSystem& files;
+  FaultyFileSystem disk;
+  FaultyRuntime faulty;
   /// What the program runs on.
-  Runtime* runtime = nullptr;
-  FaultyFileSystem* faulty = nullptr;
-  /// What the writer of files writes to.
-  FileSystem* disk = nullptr;
+  Runtime& runtime;
   /// By batch.
   std::map<Time, Numbers> raw;
   std::map<Time, Sums> totals;
@@ -53,11 +66,10 @@ struct World {
   std::string wrong;
   std::string failure;
   /// Number of files that their writer has published.
-  Number files = 0;
+  Number published = 0;
   bool drained = false;
   std::uint64_t kills = 0;
 };
-World* world = nullptr;
 
 /// Notes what an output saw; seen twice it must be the same.
 template <class T>
@@ -105,7 +117,7 @@ class Counting : public Receiver<Number> {
 
 /// The program under test. Runs until its input is used up, or it is killed.
 void live(std::uint64_t seed, bool with_files) {
-  FileSystem& files = *world->disk;
+  FileSystem& files = world->files;
   files.make_directories("/in");
   Context ctx{{.app = "recovery",
                .master = "local[3]",
@@ -113,7 +125,7 @@ void live(std::uint64_t seed, bool with_files) {
                .spill_directory = "/spill",
                .encode_tasks = seed % 3 == 0,
                .check_views = seed % 3 == 0,
-               .runtime = world->runtime}};
+               .runtime = &world->runtime}};
   StreamingContext ssc(ctx, {.batch = interval,
                              .checkpoint = "/ckpt",
                              .checkpoint_interval = interval * static_cast<int>(1 + seed % 5),
@@ -167,19 +179,19 @@ void live(std::uint64_t seed, bool with_files) {
   for (std::size_t waits = 0; idle < 3; ++waits) {
     ASSERT_LT(waits, 2000U) << "the stream does not come to its end" << batches() << world->failure;
     // A directory that cannot be read is no end, and is looked at again.
-    if (waits == 100) world->faulty->mend();
-    if (world->files < files_in_all && world->random.chance(0.5)) {
-      const Number first = first_in_files + world->files * 3;
+    if (waits == 100) world->disk.mend();
+    if (world->published < files_in_all && world->random.chance(0.5)) {
+      const Number first = first_in_files + world->published * 3;
       const std::string text =
           std::to_string(first) + "\n" + std::to_string(first + 1) + "\n" + std::to_string(first + 2) + "\n";
       // If it is there, its writer was killed before it could count it.
-      const std::string path = "/in/file-" + std::to_string(world->files);
+      const std::string path = "/in/file-" + std::to_string(world->published);
       if (!files.stat(path).has_value()) {
         files.publish(path, text);
       } else {
         files.sync_directory("/in");
       }
-      ++world->files;
+      ++world->published;
     }
     ASSERT_FALSE(ssc.await_termination(std::chrono::milliseconds(world->random.below(150))));
     std::size_t seen = 0;
@@ -276,32 +288,26 @@ std::uint64_t faults_met = 0;
 /// Returns the trace.
 std::uint64_t survive(std::uint64_t seed, Ending ending) {
   Simulation sim(seed, {.step_time_max = seed % 4 == 0 ? Duration(20us) : Duration(0)});
-  FaultyFileSystem disk(sim.files());
-  FaultyRuntime on_faulty_disk(sim, disk);
-  disk.on_failed_sync([&](const std::string&) {
+  World outside(sim, ending == Ending::of_the_disk);
+  outside.random = Random(seed * 77 + 1);
+  outside.disk.on_failed_sync([&](const std::string&) {
     sim.crash_after(0);
     sim.pause();
   });
-  World outside;
-  outside.random = Random(seed * 77 + 1);
-  outside.faulty = &disk;
-  outside.disk = &sim.files();
-  outside.runtime = ending == Ending::of_the_disk ? static_cast<Runtime*>(&on_faulty_disk) : &sim;
-  world = &outside;
   const bool with_files = seed % 3 != 1;
   std::uint64_t kills = outside.random.below(ending == Ending::of_the_disk ? 12 : 5);
   while (!outside.drained) {
-    std::uint64_t passes = 1 + outside.random.below(1 << (2 + outside.random.below(9)));
-    disk.mend();
+    outside.disk.mend();
     if (kills > 0 && ending == Ending::of_the_disk) {
       const FileFailure failure = random_failure(outside.random);
       outside.failure = "\nfailure: operation " + std::to_string(static_cast<int>(failure.operation)) + " of \"" +
                         failure.path_part + "\", from " + std::to_string(failure.nth) + " on, times " +
                         std::to_string(failure.times);
-      disk.fail(failure);
+      outside.disk.fail(failure);
       --kills;  // it may fail where nothing ends, or not come to it
     } else if (kills > 0 && ending == Ending::at_a_kill_point) {
-      set_kill_point_hook([&](std::string_view) {
+      const std::uint64_t all = 1 + outside.random.below(1 << (2 + outside.random.below(9)));
+      set_kill_point_hook([&sim, passes = all](std::string_view) mutable {
         if (--passes != 0) return;
         sim.crash_after(0);
         sim.pause();
@@ -326,7 +332,7 @@ std::uint64_t survive(std::uint64_t seed, Ending ending) {
   }
   expect_right(with_files);
   kills_delivered += outside.kills;
-  faults_met += disk.failures();
+  faults_met += outside.disk.failures();
   return sim.trace_hash();
 }
 
@@ -338,7 +344,6 @@ constexpr std::uint64_t seeds = 500;
 
 void survive_all(Ending ending) {
   kills_delivered = faults_met = 0;
-  // Of a disk that fails, a life is short, and many failures are not come to.
   const std::uint64_t asked =
       (environment("SLUICE_SIM_SEEDS").has_value() ? std::stoull(*environment("SLUICE_SIM_SEEDS")) : seeds) *
       (ending == Ending::of_the_disk ? 4 : 1);
@@ -354,7 +359,8 @@ void survive_all(Ending ending) {
   }
   std::printf("%llu ends, %llu faults\n", static_cast<unsigned long long>(kills_delivered),
               static_cast<unsigned long long>(faults_met));
-  EXPECT_GT(3 * kills_delivered, asked);
+  // Some kills and many failures of a disk are not come to, and some end nothing.
+  EXPECT_GT(2 * kills_delivered, asked);
 }
 
 TEST(RecoverySimulated, NothingIsLostOrSeenTwiceWhenKilledAtAnyStep) { survive_all(Ending::at_any_step); }
@@ -388,12 +394,9 @@ void copy_all(FileSystem& from, const std::string& from_path, FileSystem& to, co
 // nor types of `live` may change.
 TEST(RecoverySimulated, DISABLED_WritesTheFixture) {
   Simulation sim(fixture_seed);
-  World outside;
-  outside.disk = &sim.files();
-  outside.runtime = &sim;
-  FaultyFileSystem disk(sim.files());
-  outside.faulty = &disk;
-  world = &outside;
+  FileSystem& files = system_runtime().files();
+  ASSERT_FALSE(files.stat(fixture_path()).has_value()) << fixture_path() << " is there and stays as it is";
+  World outside(sim);
   set_kill_point_hook([&](std::string_view place) {
     if (outside.raw.size() < 11 || place != "driver.before_complete_record") return;
     sim.crash_after(0);
@@ -401,7 +404,6 @@ TEST(RecoverySimulated, DISABLED_WritesTheFixture) {
   });
   EXPECT_THROW(sim.run([&] { live(fixture_seed, true); }), SimulatedCrash);
   set_kill_point_hook({});
-  FileSystem& files = system_runtime().files();
   sim.run([&] { copy_all(sim.files(), "/ckpt", files, fixture_path() + "/ckpt"); });
   std::string seen;
   for (const auto& [time, records] : outside.raw) {
@@ -419,13 +421,9 @@ TEST(RecoverySimulated, GoesOnFromADirectoryOfVersion1) {
     copy_all(files, fixture_path() + "/ckpt", sim.files(), "/ckpt");
     sim.files().make_directories("/in");
   });
-  World outside;
-  outside.disk = &sim.files();
-  outside.runtime = &sim;
-  FaultyFileSystem disk(sim.files());
-  outside.faulty = &disk;
+  World outside(sim);
   // All were in batches before the newest checkpoint, and then removed: copies would be other files.
-  outside.files = 6;
+  outside.published = 6;
   std::istringstream seen(read_file(files, fixture_path() + "/seen"));
   for (std::string line; std::getline(seen, line);) {
     std::istringstream numbers(line);
@@ -436,7 +434,6 @@ TEST(RecoverySimulated, GoesOnFromADirectoryOfVersion1) {
   }
   ASSERT_GT(outside.raw.size(), 10U);
   const Time last = outside.raw.rbegin()->first;
-  world = &outside;
   const OutsideSetting accept("SLUICE_ACCEPT_REPLAY_WITH_NEW_CODE", "true");
   sim.run([&] { live(fixture_seed, true); });
   // The last batch was not complete.
