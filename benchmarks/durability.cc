@@ -50,25 +50,12 @@ double append_rate(std::size_t bytes, std::size_t times) {
 
 constexpr std::size_t keys_of_recovery = 630'000;
 
-auto sums_of(const sluice::DStream<Event>& events) {
-  return events.map([](const Event& event) { return std::pair{event.key, event.value}; })
-      .update_state_by_key(
-          [](std::span<const std::int64_t> values, std::optional<std::int64_t> sum) {
-            for (const std::int64_t value : values) sum = sum.value_or(0) + value;
-            return sum;
-          },
-          {.idle_keeps_state = true})
-      .name("sums");
-}
-
 /// A sum a key, whose input the caller gives. Counts the keys that changed, or all of them.
 class Sums {
  public:
   explicit Sums(const sluice::StreamingOptions& options, bool count_all = false) : stream(2, options) {
     const auto sums = sums_of(stream.ssc.queue_stream(queue).name("events"));
-    (count_all ? sums.count() : sums.changes().count())
-        .foreach_rdd([this](const sluice::Rdd<std::int64_t>& count) { counted = count.collect()[0]; })
-        .name("count");
+    collect(count_all ? sums.count() : sums.changes().count(), counted);
   }
   /// A batch of one event for each of `count` keys from `first` on.
   void push(std::uint64_t first, std::size_t count) {
@@ -81,6 +68,7 @@ class Sums {
 
   Stream stream;
   sluice::RddQueue<Event> queue;
+  /// Summed over the batches.
   std::int64_t counted = 0;
 };
 
@@ -97,18 +85,12 @@ std::vector<Figure> short_interval_figures(bool quick) {
   const std::size_t warm = 100;
   const std::size_t batches = quick ? 500 : 3000;
   const Scratch scratch;
-  Stream stream(2, {.batch = 10ms, .checkpoint = scratch.path()});
-  sluice::RddQueue<std::string_view> queue;
-  words_of(stream.ssc.queue_stream(queue).name("lines"))
-      .reduce_by_key(std::plus{})
-      .foreach_rdd([](const auto& counts) { static_cast<void>(counts.count()); })
-      .name("count");
-  auto text = std::make_shared<std::string>();
-  for (int i = 0; i < 1000; ++i) *text += "word" + std::to_string(i) + "\n";
-  for (std::size_t i = 0; i < warm + batches; ++i) queue.push(stream.context.text_blocks({{text, *text}}));
+  SmallWordCount program(10ms, scratch.path());
+  const auto text = SmallWordCount::lines(1000);
+  for (std::size_t i = 0; i < warm + batches; ++i) program.push(text);
   std::vector<double> delays;
   std::size_t ended = 0;
-  stream.run([&](const sluice::BatchInfo& batch) {
+  program.stream.run([&](const sluice::BatchInfo& batch) {
     if (++ended > warm) delays.push_back(milliseconds(*batch.total_delay()));
     return ended < warm + batches;
   });
@@ -152,7 +134,8 @@ void fill_state_and_die(const std::string& directory) {
 void recover_state(const std::string& directory) {
   Sums sums({.batch = 10ms, .checkpoint = directory}, true);
   sums.stream.run([](const sluice::BatchInfo&) { return false; });
-  if (sums.counted != static_cast<std::int64_t>(keys_of_recovery)) std::abort();
+  // All keys, in each batch that had not been complete.
+  if (sums.counted == 0 || sums.counted % static_cast<std::int64_t>(keys_of_recovery) != 0) std::abort();
 }
 
 std::vector<Figure> recovery_figures(bool quick) {
@@ -209,20 +192,14 @@ class Feeder {
   std::thread thread_;
 };
 
-enum class Durability { none, without_log, full };
-
 /// MB/s that a stream takes from a socket; `counted(lines)` is the workload.
 template <class Counted>
-double socket_rate(const TextData& text, Durability durability, std::size_t batches, const Counted& counted) {
+double socket_rate(const TextData& text, bool with_log, std::size_t batches, const Counted& counted) {
   const Feeder feeder(text);
   const Scratch scratch;
-  Stream stream(2, {.batch = 500ms,
-                    .checkpoint = durability == Durability::none ? "" : scratch.path(),
-                    .without_wal = durability == Durability::without_log});
-  const auto lines = stream.ssc.socket_text_stream("127.0.0.1", feeder.port()).name("lines");
-  counted(lines)
-      .foreach_rdd([](const sluice::Rdd<std::int64_t>& count) { static_cast<void>(count.collect()); })
-      .name("count");
+  Stream stream(2, {.batch = 500ms, .checkpoint = scratch.path(), .without_wal = !with_log});
+  std::int64_t sum = 0;
+  collect(counted(stream.ssc.socket_text_stream("127.0.0.1", feeder.port()).name("lines")), sum);
   constexpr std::size_t warm = 4;
   std::size_t ended = 0;
   std::uint64_t bytes = 0;
@@ -246,21 +223,14 @@ std::vector<Figure> wal_figures(bool quick) {
   const TextData text(4, 50'000, 2);
   const std::size_t rounds = quick ? 1 : 3;
   const std::size_t batches = quick ? 8 : 16;
-  const auto grep = [](const sluice::DStream<std::string_view>& lines) {
-    return lines.filter([](std::string_view line) { return line.find(TextData::needle) != std::string_view::npos; })
-        .count();
-  };
-  const auto word_count = [](const sluice::DStream<std::string_view>& lines) {
-    return words_of(lines).reduce_by_key(std::plus{}).count();
-  };
   std::vector<double> disk, grep_without, grep_with, grep_ratio, words_without, words_with, words_ratio;
   for (std::size_t round = 0; round < rounds; ++round) {
     disk.push_back(append_rate(4 << 20, 100));
-    grep_without.push_back(socket_rate(text, Durability::without_log, batches, grep));
-    grep_with.push_back(socket_rate(text, Durability::full, batches, grep));
+    grep_without.push_back(socket_rate(text, false, batches, grep));
+    grep_with.push_back(socket_rate(text, true, batches, grep));
     grep_ratio.push_back(grep_with.back() / std::min(disk.back(), grep_without.back()));
-    words_without.push_back(socket_rate(text, Durability::without_log, batches, word_count));
-    words_with.push_back(socket_rate(text, Durability::full, batches, word_count));
+    words_without.push_back(socket_rate(text, false, batches, word_count));
+    words_with.push_back(socket_rate(text, true, batches, word_count));
     words_ratio.push_back(words_with.back() / words_without.back());
   }
   return {{"disk: appends of 4 MiB with a sync each", median(disk), "MB/s"},
@@ -299,46 +269,28 @@ std::vector<Figure> cost_figures(bool quick) {
   const TextData text(4, 250'000, 2);
   const EventData events(5, 500'000, 1'000'000);
   // A batch has the same text or events several times over.
-  const auto push_text = [&](Stream& stream, std::size_t count, std::size_t times,
-                             sluice::RddQueue<std::string_view>& queue) {
+  const auto lines = [&](Stream& stream, std::size_t count, std::size_t times) {
+    sluice::RddQueue<std::string_view> queue;
     for (std::size_t b = 0; b < count; ++b) {
       std::vector<sluice::MemoryBlock> blocks;
-      for (std::size_t i = 0; i < times; ++i) {
-        for (const std::string_view slice : text.slices[i % text.slices.size()]) {
-          blocks.push_back({text.pages.owner(), slice});
-        }
-      }
+      for (std::size_t i = 0; i < times; ++i) add_blocks(text, i, blocks);
       queue.push(stream.context.text_blocks(std::move(blocks)));
     }
+    return stream.ssc.queue_stream(queue).name("lines");
   };
-  const auto see = [](const sluice::DStream<std::int64_t>& counts) {
-    counts.foreach_rdd([](const sluice::Rdd<std::int64_t>& count) { static_cast<void>(count.collect()); })
-        .name("count");
-  };
-  const auto words = [&](Stream& stream, std::size_t count) {
-    sluice::RddQueue<std::string_view> queue;
-    push_text(stream, count, 16, queue);
-    see(words_of(stream.ssc.queue_stream(queue).name("lines")).reduce_by_key(std::plus{}).count());
-  };
+  std::int64_t sum = 0;
+  const auto words = [&](Stream& stream, std::size_t count) { collect(word_count(lines(stream, count, 16)), sum); };
   const auto window = [&](Stream& stream, std::size_t count) {
-    sluice::RddQueue<std::string_view> queue;
-    push_text(stream, count, 14, queue);
-    see(words_of(stream.ssc.queue_stream(queue).name("lines"))
-            .reduce_by_key_and_window(std::plus{}, std::minus{}, {.length = 30s, .slide = 1s})
-            .name("window")
-            .count());
+    collect(window_count(lines(stream, count, 14), {.length = 30s, .slide = 1s}), sum);
   };
   const auto state = [&](Stream& stream, std::size_t count) {
     sluice::RddQueue<Event> queue;
     for (std::size_t b = 0; b < count; ++b) {
       std::vector<sluice::MemoryBlock> blocks;
-      for (std::size_t i = 0; i < 8 * events.batches; ++i) {
-        const char* const begin = reinterpret_cast<const char*>(events.batch(i % events.batches));
-        blocks.push_back({events.pages.owner(), {begin, events.events_a_batch * sizeof(Event)}});
-      }
+      for (std::size_t i = 0; i < 8 * events.batches; ++i) add_blocks(events, i, 1, blocks);
       queue.push(stream.context.record_blocks<Event>(std::move(blocks)));
     }
-    see(sums_of(stream.ssc.queue_stream(queue).name("events")).changes().count());
+    collect(sums_of(stream.ssc.queue_stream(queue).name("events")).changes().count(), sum);
   };
   std::vector<Figure> figures;
   // State needs a directory: without durability there is one in which no checkpoint is written in this time.
