@@ -384,10 +384,8 @@ void Driver::run() {
 }
 
 void Driver::stop_inputs() {
-  // Twice called after a graceful stop; inputs are stopped once.
+  budget_->cancel();
   for (InputSlot& slot : inputs_) {
-    if (slot.input == nullptr) continue;
-    budget_->cancel();
     slot.input->stop();
     slot.input = nullptr;
   }
@@ -482,7 +480,6 @@ void Driver::run_batches(Time last) {
   kill_point("stream.graceful_stop_mid");
   checkpoint_if_due(time - options_.interval, true);
   close_outputs();
-  std::erase_if(inputs_, [](const InputSlot& slot) { return slot.input->receivers() > 0; });
 }
 
 void Driver::tell_receiver_events() {
