@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -149,31 +150,51 @@ class NotingSink : public Sink<int> {
   Given& given_;
 };
 
-TEST(Outputs, ASinkIsToldWhichBatchesAreSettled) {
-  Lives lives;
-  StreamTestOptions options = lives.options();
-  options.failed_output = FailedOutput::go_on;
-  Given given;
-  const auto live = [&](std::size_t batches, bool fails) {
+/// A program with a NotingSink, in a directory of its own.
+struct Noting {
+  /// Runs `batches`, of which `done` were there before and run again at most; says before each of the others, and first
+  /// of all, whether the sink fails.
+  void live(std::size_t done, std::size_t batches, const std::function<bool()>& fails, bool graceful = false) {
     lives.live(options, [&](StreamTest& t) {
       t.stream(lists).name("in").save_to(std::make_shared<NotingSink>(given)).name("out");
-      given.fails = fails;
-      t.run(batches);
+      given.fails = fails();
+      t.run(done);
+      for (std::size_t batch = done; batch < batches; ++batch) {
+        given.fails = fails();
+        t.run(1);
+      }
+      if (graceful) t.stop(true);
     });
-  };
-  live(2, false);
+  }
+  void live(std::size_t batches, bool fails, bool graceful = false) {
+    live(batches, batches, [fails] { return fails; }, graceful);
+  }
+
+  Lives lives;
+  StreamTestOptions options = [this] {
+    StreamTestOptions made = lives.options();
+    made.failed_output = FailedOutput::go_on;
+    return made;
+  }();
+  Given given;
+};
+
+TEST(Outputs, ASinkIsToldWhichBatchesAreSettled) {
+  Noting noting;
+  Given& given = noting.given;
+  noting.live(2, false);
   ASSERT_EQ(given.all.size(), 2u);
   const Time first = given.all[0].batch;
   EXPECT_EQ(given.all[0].settled, first);
   EXPECT_EQ(given.all[1].settled, first + 1s);
-  live(4, true);  // the third and fourth are owed
+  noting.live(4, true);  // the third and fourth are owed
   for (const Given::One& one : given.all) {
     if (one.batch > first + 2s) {
       EXPECT_EQ(one.settled, first + 2s);
     }
   }
   given.all.clear();
-  live(6, false);
+  noting.live(6, false);
   // The fifth comes first, then what is owed, one after the other.
   ASSERT_GE(given.all.size(), 3u);
   EXPECT_EQ(given.all[0].settled, first + 2s);
@@ -189,23 +210,16 @@ TEST(Outputs, NoBatchBeforeASettledOneIsGivenAgain) {
   std::size_t owed = 0;
   for (std::uint64_t seed = 1; seed <= 20; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
-    Lives lives;
-    StreamTestOptions options = lives.options();
-    options.failed_output = FailedOutput::go_on;
     Random random(seed);
-    options.checkpoint_interval = std::chrono::seconds(random.below(4));
-    Given given;
-    std::size_t batches = 0;
+    Noting noting;
+    const Given& given = noting.given;
+    noting.options.checkpoint_interval = std::chrono::seconds(random.below(4));
+    std::size_t done = 0;
     for (int life = 0; life < 8; ++life) {
-      lives.live(options, [&](StreamTest& t) {
-        t.stream(lists).name("in").save_to(std::make_shared<NotingSink>(given)).name("out");
-        given.fails = life < 7 && random.chance(0.5);
-        t.run(batches);  // those that run again
-        for (std::size_t left = life < 7 ? random.below(4) : 3; left > 0; --left, ++batches) {
-          given.fails = life < 7 && random.chance(0.5);
-          t.run(1);
-        }
-      });
+      const bool last = life == 7;
+      const std::size_t batches = done + (last ? 3 : random.below(4));
+      noting.live(done, batches, [&] { return !last && random.chance(0.5); });
+      done = batches;
     }
     // What a killed life said last may not have been noted, and is then said of the same batch again.
     EXPECT_EQ(given.said_at_start.front(), "");
@@ -233,23 +247,12 @@ TEST(Outputs, NoBatchBeforeASettledOneIsGivenAgain) {
 }
 
 TEST(Outputs, WhatASinkSaidOfAnOwedBatchIsTheLastItSaid) {
-  Lives lives;
-  StreamTestOptions options = lives.options();
-  options.failed_output = FailedOutput::go_on;
-  Given given;
-  const auto live = [&](std::size_t batches, bool fails) {
-    lives.live(options, [&](StreamTest& t) {
-      t.stream(lists).name("in").save_to(std::make_shared<NotingSink>(given)).name("out");
-      given.fails = fails;
-      t.run(batches);
-      if (!fails) t.stop(true);
-    });
-  };
-  live(2, true);
-  live(3, false);  // its batch, and then the two
-  ASSERT_EQ(given.taken.size(), 3u);
-  live(4, false);
-  EXPECT_EQ(given.said_at_start.back(), "3");
+  Noting noting;
+  noting.live(2, true);
+  noting.live(3, false, true);  // its batch, and then the two
+  ASSERT_EQ(noting.given.taken.size(), 3u);
+  noting.live(4, false, true);
+  EXPECT_EQ(noting.given.said_at_start.back(), "3");
 }
 
 TEST(Outputs, OfAKilledRunThatNobodyOwesGoAtTheNextStart) {
