@@ -136,10 +136,10 @@ std::string rolling_kind_of_records(const std::string& schema);
 /// Empty batches write nothing. A graceful stop finishes the open file. Files may be removed, when they are finished,
 /// by anybody: the manifest forgets them at the next start.
 /// Cost: a batch's bytes go through the driver, one write and one sync a batch that has records. Finishing a file
-/// writes the manifest, O(files there). A start copies the file that grows and lists the directory. Errors: here
-/// SLU-109 for an option out of range. At start(): SLU-109 when the directory is another output's, SLU-209, SLU-301
-/// when what the journal has noted is not in the directory. Later: SLU-401, SLU-209; a batch that failed leaves nothing
-/// behind.
+/// writes the manifest, O(files there). A start copies the file that grows and lists the directory.
+/// Errors: here SLU-109 for an option out of range. At start(): SLU-109 when the directory is another output's,
+/// SLU-209, SLU-301 when what the journal has noted is not there. Later: SLU-401, SLU-209; a batch that failed leaves
+/// nothing.
 template <class T = std::string>
 std::shared_ptr<Sink<T>> rolling_files(std::string directory, RollingFilesOptions options = {.suffix = ".txt"}) {
   static_assert(std::is_same_v<T, std::string> || std::is_same_v<T, std::string_view>,
