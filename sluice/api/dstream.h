@@ -28,6 +28,7 @@
 #include "sluice/api/state_backend.h"
 #include "sluice/runtime/kill_point.h"
 #include "sluice/stream/driver.h"
+#include "sluice/stream/large_window.h"
 #include "sluice/stream/update_state.h"
 #include "sluice/stream/window_state.h"
 
@@ -54,6 +55,8 @@ struct UpdateStateOptions {
 
 template <class K, class S>
 class StateDStream;
+template <class T>
+class WindowDStream;
 
 namespace detail {
 void print_batch(Time time, const std::vector<std::string>& lines, bool more);
@@ -211,8 +214,8 @@ class DStream : public Operators<DStream, T> {
   /// Needs a checkpoint directory. Values must own their bytes.
   template <class F, class Inverse>
     requires PairLike<T> && (!std::is_same_v<Inverse, WindowOptions>)
-  DStream<T> reduce_by_key_and_window(F f, Inverse inverse, WindowOptions options,
-                                      Place where = std::source_location::current()) const {
+  WindowDStream<T> reduce_by_key_and_window(F f, Inverse inverse, WindowOptions options,
+                                            Place where = std::source_location::current()) const {
     using K = typename T::first_type;
     using V = typename T::second_type;
     static_assert(!has_views_v<V>,
@@ -226,35 +229,48 @@ class DStream : public Operators<DStream, T> {
     const detail::StateOf<State> state{driver_->engine().next_id(), partitions};
     auto kernel = detail::ship<detail::ZipKernel, detail::WindowStateKernel<K, V, F, Inverse>>(
         *made, detail::StateOf<State>{state}, std::int64_t{options.length.count()}, std::int64_t{node_->slide.count()},
+        detail::Fn<F>{f}, detail::Fn<Inverse>{inverse});
+    using Large = detail::LargeWindowKernel<K, V, F, Inverse>;
+    auto large_kernel = detail::ship<detail::ZipKernel, Large>(
+        *made, std::uint64_t{state.operation}, std::int64_t{options.length.count()}, std::int64_t{node_->slide.count()},
         detail::Fn<F>{f}, detail::Fn<Inverse>{std::move(inverse)});
+    auto large_snapshot = detail::ship<detail::Kernel, detail::LargeSnapshotKernel<K, detail::WindowContent<V>>>(
+        *made, std::uint64_t{state.operation});
     auto snapshot = detail::ship<detail::Kernel, detail::SnapshotKernel<K, detail::WindowContent<V>, State>>(
         *made, detail::StateOf<State>{state});
     const auto stream = driver_->add_stream(made, {reduced.node_}, options.slide);
     stream->stateful = stream->in_batch_only = true;
-    stream->state = detail::StateBinding{state.operation, partitions, State::schema(options.length, options.slide),
-                                         [partitions](std::size_t partition, std::uint64_t seed) {
-                                           return detail::StateOf<State>::make(partition, partitions, seed);
-                                         },
-                                         [](const detail::StateSchema& written) {
-                                           return written.kind == "window" && written.key == schema_of<K>() &&
-                                                  written.value == schema_of<std::pair<V, std::uint32_t>>();
-                                         }};
+    stream->state =
+        detail::StateBinding{state.operation, partitions, State::schema(options.length, options.slide),
+                             [partitions, node = stream.get()](
+                                 std::size_t partition, std::uint64_t seed) -> std::shared_ptr<detail::StatePartition> {
+                               const auto& large = node->state->large;
+                               if (large == nullptr) {
+                                 return detail::StateOf<State>::make(partition, partitions, seed);
+                               }
+                               return Large::make_partition(large, partition, partitions, seed);
+                             },
+                             [](const detail::StateSchema& written) {
+                               return written.kind == "window" && written.key == schema_of<K>() &&
+                                      written.value == schema_of<std::pair<V, std::uint32_t>>();
+                             }};
     // Batches that entered before the last slide live on as deltas inside the state.
     stream->reach = std::min(options.slide, options.length) - node_->slide;
-    stream->compute = [driver = driver_.get(), parent = reduced.node_, made, kernel, snapshot, options,
-                       partitions](Time time) {
+    stream->compute = [driver = driver_.get(), parent = reduced.node_, made, node = stream.get(), kernel, snapshot,
+                       large_kernel, large_snapshot, options, partitions](Time time) {
       detail::Engine& engine = driver->engine();
       std::vector<detail::NodePtr> entering;
       for (const Time t : parent->times(driver->zero(), time - std::min(options.slide, options.length), time)) {
         const detail::NodePtr batch = parent->left_out(t, time) ? parent->empty(partitions) : parent->at(engine, t);
         entering.push_back(detail::by_key<K, V>(engine, made, batch, partitions));
       }
-      return detail::make_narrow(
-          made, type_ops<T>(),
-          detail::make_zip(made, type_ops<T>(), std::move(entering), kernel, true, time.time_since_epoch().count()),
-          snapshot, true);
+      const bool large = node->state->large != nullptr;
+      const detail::NodePtr sums =
+          detail::make_zip(made, type_ops<T>(), std::move(entering), large ? large_kernel : kernel, true,
+                           time.time_since_epoch().count());
+      return detail::make_narrow(made, type_ops<T>(), sums, large ? large_snapshot : snapshot, true);
     };
-    return DStream<T>(driver_, stream, default_partitions_);
+    return WindowDStream<T>(DStream<T>(driver_, stream, default_partitions_));
   }
 
   /// Keeps a state per key: at each batch, state = f(values of the batch, state so far), for every known key, also with
@@ -486,6 +502,29 @@ class DStream : public Operators<DStream, T> {
   std::size_t default_partitions_;
 };
 
+/// The result of reduce_by_key_and_window with an inverse: (key, sum over the window).
+template <class T>
+class WindowDStream : public DStream<T> {
+ public:
+  /// See DStream.
+  WindowDStream name(std::string name) const {
+    DStream<T>::name(std::move(name));
+    return *this;
+  }
+  /// See DStream.
+  WindowDStream alias(std::string name) const {
+    DStream<T>::alias(std::move(name));
+    return *this;
+  }
+  /// See StateDStream.
+  WindowDStream state(const StateBackend& backend) const {
+    backend.bind(*this->driver(), *this->stream_node());
+    return *this;
+  }
+
+  explicit WindowDStream(DStream<T> sums) : DStream<T>(std::move(sums)) {}
+};
+
 /// The result of update_state_by_key: (key, state) of all keys at each batch.
 template <class K, class S>
 class StateDStream : public DStream<std::pair<K, S>> {
@@ -507,9 +546,7 @@ class StateDStream : public DStream<std::pair<K, S>> {
   /// Where the state is kept: `sluice::rocksdb` for state that outgrows memory. Said once, before start(); the same
   /// operator may say something else in a later run. See state_backend.h.
   StateDStream state(const StateBackend& backend) const {
-    const detail::StreamNodePtr& node = changes_.stream_node();
-    this->driver()->check_not_started(*node->info);
-    backend.bind(*node->state);
+    backend.bind(*this->driver(), *changes_.stream_node());
     return *this;
   }
 
@@ -542,8 +579,8 @@ auto DStream<T>::update_state_by_key(F f, UpdateStateOptions options, Place wher
     return detail::ship<detail::ZipKernel, detail::LargeUpdateKernel<K, V, S, F>>(
         *made, std::uint64_t{state.operation}, bool{options.idle_keeps_state}, bool{in_order}, detail::Fn<F>{f});
   };
-  auto large_snapshot =
-      detail::ship<detail::Kernel, detail::LargeSnapshotKernel<K, S>>(*made, std::uint64_t{state.operation});
+  auto large_snapshot = detail::ship<detail::Kernel, detail::LargeSnapshotKernel<K, detail::UpdateContent<S>>>(
+      *made, std::uint64_t{state.operation});
   auto snapshot = detail::ship<detail::Kernel, detail::SnapshotKernel<K, detail::UpdateContent<S>, State>>(
       *made, detail::StateOf<State>{state});
   const auto stream = driver_->add_stream(made, {node_}, node_->slide);

@@ -1,4 +1,5 @@
-// Where update_state_by_key keeps its state: in memory, or in RocksDB when it outgrows memory.
+// Where keyed state lies: in memory, or in RocksDB when it outgrows memory. For update_state_by_key, and for
+// reduce_by_key_and_window with an inverse, whose batches lie there, too, until they leave the window.
 //
 //     auto seen = events.update_state_by_key(f, {.idle_keeps_state = true}).name("seen").state(sluice::rocksdb);
 //     auto more = events.update_state_by_key(f, {.idle_keeps_state = true})
@@ -39,8 +40,10 @@ class StateBackend {
   /// For the engine: `open` null is memory, which `read` can fill from a database.
   StateBackend(detail::OpenDatabase open, RocksdbOptions options, detail::OpenDatabase read)
       : open_(open), options_(std::move(options)), read_(read) {}
-  /// For the engine.
-  void bind(detail::StateBinding& binding) const {
+  /// For the engine. Errors: those of Driver::check_not_started.
+  void bind(detail::Driver& driver, detail::StreamNode& node) const {
+    driver.check_not_started(*node.info);
+    detail::StateBinding& binding = *node.state;
     binding.read_large = read_;
     binding.large =
         open_ == nullptr

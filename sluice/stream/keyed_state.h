@@ -37,6 +37,18 @@ struct EntryAt {
   std::uint32_t index;
 };
 
+/// How a value lies in a block; those that are not plain have their length before them.
+template <class V>
+void save_value(const V& value, Encoder& out) {
+  if constexpr (is_plain_v<V>) {
+    out.bytes(&value, sizeof value);
+  } else {
+    Encoder sized;
+    encode(value, sized);
+    out.text(sized.view());
+  }
+}
+
 /// The state of one partition. `Content` says what an entry is:
 ///     using Entry = ...;                                 // default-made for a new key; has `bool changed = false`
 ///     using Value = ...;                                 // what is saved of it
@@ -46,6 +58,7 @@ struct EntryAt {
 ///     static constexpr bool keeps_places;                // others hold places of entries from batch to batch
 ///     using Out = ...;                                   // what the operator gives out for a key
 ///     static const Out& out(const Entry&);
+///     static Out take_out(Value);
 template <class K, class Content>
 class KeyedState : public StatePartition {
  public:
@@ -281,16 +294,6 @@ class KeyedState : public StatePartition {
       K decoded = decode<K>(key);
       key.expect_end();
       return decoded;
-    }
-  }
-  template <class V>
-  static void save_value(const V& value, Encoder& out) {
-    if constexpr (is_plain_v<V>) {
-      out.bytes(&value, sizeof value);
-    } else {
-      Encoder sized;
-      encode(value, sized);
-      out.text(sized.view());
     }
   }
   template <class V>

@@ -8,22 +8,14 @@
 
 #include "sluice/core/hash.h"
 #include "sluice/runtime/kill_point.h"
+#include "sluice/stream/large_window.h"
 
 namespace sluice::detail {
 namespace {
 
 // Behind the last key group.
 constexpr std::string_view schemas_key = "\xff\xffschemas";
-static_assert(key_groups <= 0xffff);
-
-std::string group_prefix(std::uint32_t group) {
-  return {static_cast<char>(group >> 8), static_cast<char>(group & 0xff)};
-}
-
-std::uint32_t group_of_key(std::string_view key) {
-  if (key.size() < 2) throw Error(Code::corrupt_data, {.why = "a key of a state's database has no key group"});
-  return static_cast<std::uint32_t>(static_cast<unsigned char>(key[0])) << 8 | static_cast<unsigned char>(key[1]);
-}
+static_assert(key_groups < 0xff00);
 
 std::vector<std::string> read_schemas(StateDatabase& database) {
   std::vector<std::string> schemas;
@@ -37,6 +29,15 @@ std::vector<std::string> read_schemas(StateDatabase& database) {
 }
 
 }  // namespace
+
+std::string group_prefix(std::uint32_t group) {
+  return {static_cast<char>(group >> 8), static_cast<char>(group & 0xff)};
+}
+
+std::uint32_t group_of_key(std::string_view key) {
+  if (key.size() < 2) throw Error(Code::corrupt_data, {.why = "a key of a state's database has no key group"});
+  return static_cast<std::uint32_t>(static_cast<unsigned char>(key[0])) << 8 | static_cast<unsigned char>(key[1]);
+}
 
 // ---- LargeState
 
@@ -278,6 +279,7 @@ void read_snapshot(OpenDatabase open, FileSystem& files, const std::string& chec
     ++puts[schema].count;
   }
   hand_over();
+  read_window_logs(*database, written, f);
 }
 
 // ---- LargeScan
@@ -363,8 +365,10 @@ void LargePartition::get(const std::vector<std::shared_ptr<const ChangeSet>>& se
 }
 
 LargeScan LargePartition::scan(std::uint32_t begin, std::uint32_t end, const ChangeSet* with) {
-  const std::string from = group_prefix(begin);
-  const std::string before = group_prefix(end);
+  return scan_keys(group_prefix(begin), group_prefix(end), with);
+}
+
+LargeScan LargePartition::scan_keys(std::string_view from, std::string_view before, const ChangeSet* with) {
   // The change sets first: what has left them is in the database then.
   auto sealed = whole->sealed(number);
   StateDatabase* const database = whole->database();

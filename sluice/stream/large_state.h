@@ -151,6 +151,11 @@ class LargeScan {
   std::string_view value_;
 };
 
+/// How the keys of a group begin in a database; of groups up to `key_groups`, which is behind all of them.
+std::string group_prefix(std::uint32_t group);
+/// Errors: SLU-301 for a key that has no group.
+std::uint32_t group_of_key(std::string_view key);
+
 /// Keys one after the other in one piece of memory.
 class KeyList {
  public:
@@ -194,6 +199,8 @@ class LargePartition : public StatePartition {
            const StateDatabase::Found& found);
   /// Of groups in [begin, end).
   LargeScan scan(std::uint32_t begin, std::uint32_t end, const ChangeSet* with);
+  /// Of any keys of the database, in [from, before).
+  LargeScan scan_keys(std::string_view from, std::string_view before, const ChangeSet* with);
 
   void track() override {}
   void freeze() override {}
@@ -274,14 +281,32 @@ std::string_view key_bytes(const typename KeyTraits<K>::Kept& key) {
   }
 }
 
-/// Makes (key, state) records of what lies in a database.
+/// Reads states by the number of the schema that they were written with.
+template <class S>
+class LargeReader {
+ public:
+  explicit LargeReader(const LargeState& state) {
+    for (const std::string& schema : state.schemas()) readers_.emplace_back(schema);
+  }
+  S read(std::string_view bytes) const {
+    Decoder in({bytes.data(), bytes.size()});
+    const std::uint64_t schema = in.varint();
+    if (schema >= readers_.size()) in.fail_corrupt("a state was written with a schema that is not known");
+    S state = readers_[schema](in);
+    in.expect_end();
+    return state;
+  }
+
+ private:
+  std::vector<ValueReader<S>> readers_;
+};
+
+/// Makes (key, state) records of keys as they lie in a database.
 template <class K, class S>
 class LargeEmitter {
  public:
   using Out = std::pair<K, S>;
-  LargeEmitter(Pipe& next, const LargeState& state) : out_(next) {
-    for (const std::string& schema : state.schemas()) readers_.emplace_back(schema);
-  }
+  explicit LargeEmitter(Pipe& next) : out_(next) {}
   Pipe& next() { return out_.next(); }
 
   /// While it lives records may be emitted; `close` hands on what is left.
@@ -304,14 +329,6 @@ class LargeEmitter {
     typename ChunkBuffer<Out>::Cursor cursor_;
   };
 
-  S read(std::string_view bytes) const {
-    Decoder in({bytes.data(), bytes.size()});
-    const std::uint64_t schema = in.varint();
-    if (schema >= readers_.size()) in.fail_corrupt("a state was written with a schema that is not known");
-    S state = readers_[schema](in);
-    in.expect_end();
-    return state;
-  }
   /// The key's bytes live until this returns only.
   void emit(std::string_view key, S state) {
     key.remove_prefix(2);  // its group
@@ -332,7 +349,6 @@ class LargeEmitter {
 
  private:
   static constexpr std::size_t chunk_max = 256;
-  std::vector<ValueReader<S>> readers_;
   Arena texts_;
   std::size_t in_chunk_ = 0;
   ChunkBuffer<Out> out_;
@@ -365,7 +381,8 @@ class LargeUpdateKernel : public ZipKernel {
           kernel_(kernel),
           emits_(!next.ignores_records()),
           schema_(state().whole->schema_now()),
-          emitter_(next, *state().whole) {}
+          reader_(*state().whole),
+          emitter_(next) {}
 
    private:
     void push(const void* records, std::size_t count) override {
@@ -397,7 +414,7 @@ class LargeUpdateKernel : public ZipKernel {
         values = {gathered_.begin(), gathered_.size()};
       }
       std::optional<S> state;
-      if (before.has_value()) state.emplace(emitter_.read(*before));
+      if (before.has_value()) state.emplace(reader_.read(*before));
       try {
         state = kernel_.f_.f(values, std::move(state));
       } catch (...) {
@@ -410,7 +427,7 @@ class LargeUpdateKernel : public ZipKernel {
       if (emits_) emitter_.emit(key, std::move(*state));
       return true;
     }
-    void emit(std::string_view key, std::string_view bytes) override { emitter_.emit(key, emitter_.read(bytes)); }
+    void emit(std::string_view key, std::string_view bytes) override { emitter_.emit(key, reader_.read(bytes)); }
     void forget_values() override {
       values_.clear();
       if constexpr (has_views_v<V>) texts_.clear();
@@ -419,6 +436,7 @@ class LargeUpdateKernel : public ZipKernel {
     const LargeUpdateKernel& kernel_;
     const bool emits_;
     const std::uint64_t schema_;
+    const LargeReader<S> reader_;
     LargeEmitter<K, S> emitter_;
     Dense<V> values_;
     Dense<V> gathered_;
@@ -433,7 +451,7 @@ class LargeUpdateKernel : public ZipKernel {
 };
 
 /// As SnapshotKernel, over a LargeState.
-template <class K, class S>
+template <class K, class Content>
 class LargeSnapshotKernel : public Kernel {
  public:
   explicit LargeSnapshotKernel(std::uint64_t operation) : operation_(operation) {}
@@ -445,14 +463,14 @@ class LargeSnapshotKernel : public Kernel {
   class Snapshot : public Pipe {
    public:
     Snapshot(std::shared_ptr<LargePartition> state, const OpenAt& at, Pipe& next)
-        : state_(std::move(state)), at_(at), emitter_(next, *state_->whole) {}
+        : state_(std::move(state)), at_(at), reader_(*state_->whole), emitter_(next) {}
     void push(const void*, std::size_t) override {}
     void finish() override {
-      typename LargeEmitter<K, S>::Open open(emitter_);
+      typename Emitter::Open open(emitter_);
       try {
         LargeScan scan = state_->scan(state_->first_group, state_->end_group, state_->running);
         for (std::uint64_t n = 1; scan.next(); ++n) {
-          emitter_.emit(scan.key(), emitter_.read(scan.value()));
+          emitter_.emit(scan.key(), Content::take_out(reader_.read(scan.value())));
           if (n % chunk_records_max == 0) at_.task.check_cancelled();
         }
       } catch (...) {
@@ -465,9 +483,11 @@ class LargeSnapshotKernel : public Kernel {
     bool ignores_records() const override { return true; }
 
    private:
+    using Emitter = LargeEmitter<K, typename Content::Out>;
     const std::shared_ptr<LargePartition> state_;
     const OpenAt at_;
-    LargeEmitter<K, S> emitter_;
+    const LargeReader<typename Content::Value> reader_;
+    Emitter emitter_;
   };
   std::uint64_t operation_;
 };

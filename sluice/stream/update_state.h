@@ -32,6 +32,7 @@ struct UpdateContent {
   static bool live(const Entry& entry) { return entry.live; }
   static const S& value(const Entry& entry) { return entry.state; }
   static const S& out(const Entry& entry) { return entry.state; }
+  static S take_out(S state) { return state; }
   static Entry entry(S state) { return {std::move(state), none, true, false}; }
 };
 

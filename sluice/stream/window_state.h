@@ -28,6 +28,7 @@ struct WindowContent {
   static bool live(const Entry& entry) { return entry.batches > 0; }
   static Value value(const Entry& entry) { return {entry.value, entry.batches}; }
   static const V& out(const Entry& entry) { return entry.value; }
+  static V take_out(Value value) { return std::move(value.first); }
   static Entry entry(Value saved) { return {std::move(saved.first), saved.second, false}; }
 };
 
@@ -58,7 +59,7 @@ class WindowState : public KeyedState<K, WindowContent<V>> {
     out.varint(delta.changes.size());
     for (const Change& change : delta.changes) {
       Base::save_key(this->group(change.at.group).table[change.at.index].key, out);
-      Base::save_value(change.value, out);
+      save_value(change.value, out);
     }
     logs_.push_back({StateBlock::What::log, this->first_group(), delta.time, out.take()});
   }

@@ -287,16 +287,17 @@ void declare(StreamingContext& ssc, const Arguments& arguments) {
   totals.foreach_rdd(write_in_driver<std::pair<std::string_view, Total>>("totals")).name("totals out");
   const auto last = pairs.update_state_by_key(update_last, {.idle_keeps_state = true}).name("last");
   // With little memory, so that it writes and compacts.
-  if (arguments.text("last-in") == "rocksdb") last.state(rocksdb({.memory_bytes = std::size_t{8} << 20}));
+  const bool in_rocksdb = arguments.text("state-in") == "rocksdb";
+  const StateBackend on_disk = rocksdb({.memory_bytes = std::size_t{8} << 20});
+  if (in_rocksdb) last.state(on_disk);
   last.foreach_rdd(write_in_driver<std::pair<std::string_view, std::string>>("last")).name("last out");
   last.changes().foreach_rdd(write_in_tasks<std::pair<std::string_view, std::string>>("changes")).name("changes out");
 
   const auto by_number =
       pairs.map([](const Pair& pair) { return std::pair<long, long>(pair.second % 10, pair.second); });
-  by_number.reduce_by_key_and_window(std::plus{}, std::minus{}, window)
-      .name("window with inverse")
-      .foreach_rdd(write_in_driver<std::pair<long, long>>("winv"))
-      .name("winv out");
+  const auto sums = by_number.reduce_by_key_and_window(std::plus{}, std::minus{}, window).name("window with inverse");
+  if (in_rocksdb) sums.state(on_disk);
+  sums.foreach_rdd(write_in_driver<std::pair<long, long>>("winv")).name("winv out");
   pairs.reduce_by_key_and_window([](long a, long b) { return std::max(a, b); }, window)
       .name("window")
       .foreach_rdd(write_in_tasks<Pair>("wplain"))

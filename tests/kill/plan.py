@@ -76,7 +76,7 @@ class Plan:
     fail_times: int
     contention: bool
     rates: dict[str, float]
-    last_in: str  # where the state "last" is kept
+    state_in: str  # where the state "last" and the window with an inverse are kept
     lives: list[Life]
 
     def describe(self) -> str:
@@ -132,7 +132,7 @@ def draw(seed: int, places: list[str], scenario: str | None) -> Plan:
         fail_times=chance.choice([1, 2, 3, 4]),
         contention=chance.random() < 1 / 3,
         rates={name: chance.choice([100.0, 300.0, 1000.0]) for name in inputs},
-        last_in=random.Random(f"sluice kill last {seed}").choice(["memory", "memory", "rocksdb"]),
+        state_in=random.Random(f"sluice kill last {seed}").choice(["memory", "memory", "rocksdb"]),
         lives=[],
     )
     possible = [place for place in places if receivers or not place.startswith(RECEIVER_PLACES)]
@@ -141,7 +141,7 @@ def draw(seed: int, places: list[str], scenario: str | None) -> Plan:
     if not (fails and plan.failed_output == "go-on" and plan.fail_times >= 3):
         possible.remove("driver.before_owed")
         possible.remove("driver.before_delivered_record")
-    if plan.last_in != "rocksdb":
+    if plan.state_in != "rocksdb":
         possible = [place for place in possible if not place.endswith("_snapshot")]
     for _ in range(chance.randint(7, 9)):
         plan.lives.append(draw_life(chance, possible))

@@ -145,7 +145,7 @@ class Run:
             "slide": plan.slide,
             "cores": plan.cores,
             "missed": plan.missed,
-            "last-in": plan.last_in,
+            "state-in": plan.state_in,
             "failed-output": plan.failed_output,
             "fail-every": plan.fail_every,
             "fail-times": plan.fail_times,

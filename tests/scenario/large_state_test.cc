@@ -273,6 +273,78 @@ TEST_F(LargeState, AJobThatAsksAgainGetsTheSameRecords) {
   }
 }
 
+// ---- Windows with an inverse
+
+struct Window {
+  int length;
+  int slide;
+};
+constexpr Window windows[] = {{1, 1}, {4, 1}, {6, 2}, {6, 3}, {4, 4}, {2, 5}};
+
+WindowOptions options_of(const Window& window) { return {.length = window.length * 1s, .slide = window.slide * 1s}; }
+
+TEST_F(LargeState, WindowsGiveWhatMemoryGivesInEachBatch) {
+  const Events events = random_events(61, 22, 150);
+  for (const Window& window : windows) {
+    SCOPED_TRACE(std::to_string(window.length) + " by " + std::to_string(window.slide));
+    on_threads(
+        [&](StreamTest& t) {
+          auto in = t.stream<Event>(events);
+          auto memory = t.output(in.reduce_by_key_and_window(std::plus{}, std::minus{}, options_of(window)));
+          auto large = t.output(
+              in.reduce_by_key_and_window(std::plus{}, std::minus{}, options_of(window)).state(sluice::rocksdb));
+          t.run(events.size());
+          EXPECT_EQ(sorted_values(large.batches()), sorted_values(memory.batches()));
+        },
+        {.partitions = static_cast<std::size_t>(window.length) % 3 + 1});
+  }
+}
+
+// Depends on the order in which batches enter and leave: a queue as a text.
+std::string append(const std::string& all, const std::string& entering) { return all + entering; }
+std::string take_away(const std::string& all, const std::string& leaving) {
+  if (!all.starts_with(leaving)) throw std::runtime_error("\"" + all + "\" does not begin with \"" + leaving + "\"");
+  return all.substr(leaving.size());
+}
+
+TEST_F(LargeState, WindowsOfTextsWhoseBatchesEnterAndLeaveInOrder) {
+  const Events events = random_events(67, 20, 60);
+  on_threads(
+      [&](StreamTest& t) {
+        auto in = t.stream<Event>(events).map(
+            [](const Event& e) { return std::pair{Point{static_cast<std::int16_t>(e.second), e.first}, e.first}; });
+        const auto outputs = [&](const Window& window) {
+          const auto sums = [&] { return in.reduce_by_key_and_window(append, take_away, options_of(window)); };
+          return std::pair{t.output(sums()), t.output(sums().state(sluice::rocksdb))};
+        };
+        const auto [memory, large] = outputs({5, 1});
+        const auto [memory_3, large_3] = outputs({6, 3});
+        t.run(events.size());
+        EXPECT_EQ(sorted_values(large.batches()), sorted_values(memory.batches()));
+        EXPECT_EQ(sorted_values(large_3.batches()), sorted_values(memory_3.batches()));
+      },
+      {.partitions = 2});
+}
+
+TEST_F(LargeState, AnAttemptOfAWindowThatFailsLeavesNothingBehind) {
+  const Events events = random_events(71, 20, 120);
+  const auto run = [&](bool fails) {
+    StreamTest t({.partitions = 2, .cores = 2});
+    auto sums = t.stream<Event>(events)
+                    .reduce_by_key_and_window(std::plus{}, std::minus{}, {.length = 5s, .slide = 2s})
+                    .state(sluice::rocksdb);
+    auto out = t.output(sums.map([fails](const Event& record) {
+      const auto* task = sluice::detail::TaskContext::current();
+      const bool now = fails && task->id().attempt == 0 && record.second % 7 == 3;
+      if (now) throw std::runtime_error("not yet");
+      return record;
+    }));
+    t.run(events.size());
+    return values(out.batches());
+  };
+  EXPECT_EQ(run(true), run(false));
+}
+
 /// What a program has in its batches, and where its state lies.
 using Sums = std::vector<std::vector<std::pair<std::string, std::int64_t>>>;
 enum class Where { plain, in_memory, in_rocksdb };
@@ -354,6 +426,55 @@ TEST_F(LargeStateLives, GoesOnWithAnotherNumberOfPartitionsAndInAnotherPlace) {
           live(events, life);
         }
         EXPECT_TRUE(seen == expected(events));
+        files().remove_all(lives.directory);
+      }
+    }
+  }
+}
+
+TEST_F(LargeStateLives, WindowsGoOnWithAnotherNumberOfPartitionsAndInAnotherPlace) {
+  const Events events = random_events(73, 30, 200);
+  const auto plain = [&](const Window& window) {
+    Sums sums;
+    for (int end = window.slide; end <= static_cast<int>(events.size()); end += window.slide) {
+      std::map<std::string, std::int64_t> all;
+      for (int batch = std::max(0, end - window.length); batch < end; ++batch) {
+        for (const auto& [key, value] : events[static_cast<std::size_t>(batch)]) all[key] += value;
+      }
+      sums.emplace_back(all.begin(), all.end());
+    }
+    return sums;
+  };
+  for (const Window& window : {Window{5, 1}, Window{6, 2}}) {
+    for (const bool graceful : {true, false}) {
+      for (const Duration interval : {Duration(1ms), Duration(1h)}) {
+        SCOPED_TRACE(std::to_string(window.slide) + (graceful ? ", graceful, " : ", ") + to_string(interval));
+        const Life all[] = {{Where::plain, 2, 4},
+                            {Where::in_rocksdb, 3, 6},
+                            {Where::in_rocksdb, 1, 4},
+                            {Where::in_memory, 5, 8},
+                            {Where::in_rocksdb, 2, 8}};
+        Sums got;
+        std::size_t batches = 0;
+        for (const Life& life : all) {
+          StreamTestOptions options = lives.options();
+          options.partitions = life.partitions;
+          options.checkpoint_interval = interval;
+          lives.live(options, [&](StreamTest& t) {
+            const auto sums = t.stream<Event>(events)
+                                  .name("in")
+                                  .reduce_by_key_and_window(std::plus{}, std::minus{}, options_of(window))
+                                  .name("window");
+            if (life.where == Where::in_memory) sums.state(sluice::in_memory);
+            if (life.where == Where::in_rocksdb) sums.state(sluice::rocksdb);
+            const auto out = t.output(sums);
+            batches += life.batches;
+            t.run(batches);
+            for (const auto& batch : sorted_values(out.batches())) got.emplace_back(batch.begin(), batch.end());
+            t.stop(graceful);
+          });
+        }
+        EXPECT_EQ(got, plain(window));
         files().remove_all(lives.directory);
       }
     }
