@@ -108,6 +108,20 @@ struct PartitionForeach {
     f(partition);
   }
 };
+struct GiveText {
+  const std::string& operator()(const std::string& text) const { return text; }
+};
+/// f(partition, id), where id says what is written; see PartitionId.
+template <class Id, class F>
+struct IdentifiedPartition {
+  With<GiveText, std::string> job;
+  F f;
+  auto functions() const { return std::tuple(&job, &f); }
+  template <class P>
+  void operator()(P& partition) const {
+    f(partition, Id{job(), partition.batch_time(), partition.index(), partition.attempt()});
+  }
+};
 }  // namespace detail
 
 /// See the head of this file. `Self` is Rdd<T> or DStream<T>.

@@ -113,6 +113,18 @@ struct AsLine {
 };
 }  // namespace detail
 
+/// Identifies what a function of `foreach_partition` writes. A task that is tried again, and a batch that runs again
+/// after a restart, has the same records under the same job, batch and partition; so a write by these three as a key,
+/// or as a file's name, is idempotent. `attempt` tells tries apart, for what must not collide while it is not finished.
+struct PartitionId {
+  /// As given to foreach_partition.
+  std::string job;
+  /// Batch time; the epoch outside a stream.
+  Time batch{};
+  std::size_t partition = 0;
+  std::uint32_t attempt = 0;
+};
+
 /// See the head of this file. Cheap to copy; keeps its context alive.
 template <class T>
 class Rdd : public Operators<Rdd, T> {
@@ -197,6 +209,13 @@ class Rdd : public Operators<Rdd, T> {
         *info, detail::Fn{detail::PartitionForeach<F>{std::move(f)}});
     detail::Turns::collect(*engine_, detail::make_narrow(info, type_ops<std::int64_t>(), node_, std::move(kernel)),
                            detail::Turns::Seen::tasks);
+  }
+  /// f(partition, id): the same, for a sink of your own. `job` is a name that stays when the program changes, and that
+  /// no other output has, such as the output's own name.
+  template <class F>
+    requires std::is_invocable_v<const F&, Partition<T>&, const PartitionId&>
+  void foreach_partition(const std::string& job, F f, Place where = std::source_location::current()) const {
+    foreach_partition(detail::IdentifiedPartition<PartitionId, F>{{std::tuple(job), {}}, std::move(f)}, where);
   }
   /// Writes one file a partition, "part-00000" and so on, one record a line, into `directory`, each complete or not
   /// there; then an empty "_SUCCESS". Files of an earlier run are replaced, so a batch run again gives the same files.

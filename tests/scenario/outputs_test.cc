@@ -4,11 +4,16 @@
 #include <algorithm>
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <set>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "sluice/runtime/random.h"
@@ -244,6 +249,64 @@ TEST(Outputs, NoBatchBeforeASettledOneIsGivenAgain) {
     EXPECT_EQ(once, all);
   }
   EXPECT_GT(owed, 20u);
+}
+
+/// What functions of tasks were given, over all lives: these run in threads of this process.
+struct Written {
+  std::mutex mutex;
+  std::vector<std::pair<PartitionId, std::vector<int>>> all;
+  bool fails = false;
+};
+Written* written = nullptr;
+
+TEST(Outputs, APartitionIsWrittenUnderTheSameNameHoweverOftenItIsTried) {
+  Lives lives;
+  Written seen;
+  written = &seen;
+  StreamTestOptions options = lives.options();
+  options.task_tries = 2;
+  const auto live = [&](std::size_t batches) {
+    lives.live(options, [&](StreamTest& t) {
+      t.stream<int>({{1, 2, 3}, {4, 5}, {6}})
+          .name("in")
+          .foreach_rdd([](const Rdd<int>& rdd) {
+            rdd.map([](int x) { return x * 10; })
+                .foreach_partition("tens", [](Partition<int>& partition, const PartitionId& id) {
+                  std::vector<int> records;
+                  for (const int x : partition) records.push_back(x);
+                  const std::lock_guard lock(written->mutex);
+                  written->all.emplace_back(id, records);
+                  if (id.attempt == 0 || written->fails) throw std::runtime_error("not at once");
+                });
+          })
+          .name("tens");
+      t.run(batches);
+    });
+  };
+  live(1);
+  seen.fails = true;
+  EXPECT_THAT(message_of([&] { live(2); }), HasSubstr("not at once"));
+  seen.fails = false;
+  live(3);
+  std::map<std::tuple<std::string, Time, std::size_t>, std::set<std::vector<int>>> records;
+  std::map<std::tuple<std::string, Time, std::size_t>, std::vector<std::uint32_t>> attempts;
+  for (const auto& [id, some] : seen.all) {
+    records[{id.job, id.batch, id.partition}].insert(some);
+    attempts[{id.job, id.batch, id.partition}].push_back(id.attempt);
+  }
+  ASSERT_EQ(records.size(), 6u);  // three batches of two partitions
+  std::vector<std::vector<int>> in_order;
+  for (const auto& [key, some] : records) {
+    EXPECT_EQ(std::get<0>(key), "tens");
+    EXPECT_EQ(some.size(), 1u) << "the same records each time";
+    in_order.push_back(*some.begin());
+    ASSERT_GE(attempts[key].size(), 2u);
+    EXPECT_THAT(std::vector(attempts[key].end() - 2, attempts[key].end()), ElementsAre(0, 1));
+  }
+  // The second batch was given up when one of its tasks had failed twice, and run again by the next life.
+  EXPECT_GE(seen.all.size(), 6u * 2 + 2);
+  using Ints = std::vector<int>;
+  EXPECT_THAT(in_order, ElementsAre(Ints{10}, Ints{20, 30}, Ints{40}, Ints{50}, Ints{}, Ints{60}));
 }
 
 TEST(Outputs, WhatASinkSaidOfAnOwedBatchIsTheLastItSaid) {
