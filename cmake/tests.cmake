@@ -78,6 +78,12 @@ endforeach()
 # Real processes, killed at any instant: the program that is killed, and who kills it (`./dev kill`).
 add_executable(sluice_kill_job tests/kill/job.cc)
 target_link_libraries(sluice_kill_job PRIVATE sluice::sluice)
+get_property(modules GLOBAL PROPERTY sluice_pkg_config_modules)
+foreach(module IN ITEMS sqlite3 libpqxx)
+  if(module IN_LIST modules)
+    target_compile_definitions(sluice_kill_job PRIVATE SLUICE_KILL_HAS_${module})
+  endif()
+endforeach()
 
 # The scenarios once more, under many interleavings each: no threads, so no more than the simulation can repeat. Those
 # that do not use tests/scenario/matrix.h run as ever. 200 seeds take 8 s in release, minutes with sanitizers.

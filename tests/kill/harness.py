@@ -10,7 +10,9 @@ import concurrent.futures
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
+import tempfile
 
 import oracle
 import plan as plans
@@ -19,11 +21,12 @@ import run as runs
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
-def one_run(program: str, directory: str, seed: int, scenario: str | None) -> runs.Result:
+def one_run(program: str, directory: str, seed: int, scenario: str | None, server: str) -> runs.Result:
     """In a process of its own."""
-    plan = plans.draw(seed, plans.kill_places(ROOT), scenario)
+    sinks = plans.SINKS if server else tuple(name for name in plans.SINKS if name != "postgres")
+    plan = plans.draw(seed, plans.kill_places(ROOT), scenario, sinks)
     try:
-        result = runs.Run(plan, program, pathlib.Path(directory)).run()
+        result = runs.Run(plan, program, pathlib.Path(directory), server).run()
     except Exception as error:
         result = runs.Result(seed, plan.scenario, oracle.Mistakes(), collections.Counter())
         result.mistakes.add("INFRA", f"the harness failed: {error!r}")
@@ -49,6 +52,8 @@ def table(results: list[runs.Result]) -> str:
         ("places hit", f"{sum(1 for p in places if not p.startswith('('))} different"),
     ]
     rows += [(f"  {place}", str(n)) for place, n in sorted(places.items())]
+    sinks = collections.Counter(name for result in results for name in result.sinks)
+    rows += [("runs with sinks", ", ".join(f"{n} {name}" for name, n in sorted(sinks.items())) or "none")]
     rows += [(kind, f"{count(kind)} runs") for kind in oracle.Mistakes.KINDS]
     return "\n".join(f"{name:32} {value}" for name, value in rows)
 
@@ -67,12 +72,30 @@ def main() -> int:
         os.environ["SLUICE_BUG"] = options.bug  # of the job
         options.until_failure = True
 
+    # A short path: that of a socket has at most 107 bytes.
+    server = tempfile.mkdtemp(prefix="sluice-kill-")
+    script = ["bash", str(ROOT / "tests" / "servers" / "postgres.sh")]
+    started = subprocess.run([*script, "start", server], check=False).returncode
+    if started == 77:
+        print("no run writes to PostgreSQL: it is not installed", flush=True)
+    elif started != 0:
+        print("harness: PostgreSQL does not start", file=sys.stderr)
+        return 1
+    try:
+        return campaign(options, server if started == 0 else "")
+    finally:
+        if started == 0:
+            subprocess.run([*script, "stop", server], check=False)
+        shutil.rmtree(server, ignore_errors=True)
+
+
+def campaign(options: argparse.Namespace, server: str) -> int:
     base = pathlib.Path(options.program).resolve().parent.parent / "kill"
     base.mkdir(exist_ok=True)
     results: list[runs.Result] = []
     with concurrent.futures.ProcessPoolExecutor(options.jobs, max_tasks_per_child=1) as pool:
         futures = [
-            pool.submit(one_run, options.program, str(base / f"seed-{seed}"), seed, options.scenario)
+            pool.submit(one_run, options.program, str(base / f"seed-{seed}"), seed, options.scenario, server)
             for seed in range(options.seed, options.seed + options.runs)
         ]
         for future in concurrent.futures.as_completed(futures):

@@ -2,6 +2,9 @@
 //
 //     sluice_kill_job --directory=DIR --inputs=follow,files,source,socket --batch=50 ... (see `main`)
 //
+// With --sinks=rolling,sqlite,postgres the counts of each batch also go to DIR/out/rolling, to the table `counts` of
+// DIR/out/counts.db, and to that of the database --postgres=CONNECTION.
+//
 // A line is "INPUT NUMBER KEY VALUE"; one whose key is "#" is left out by the program. Each output of a batch becomes
 // files DIR/out/NAME/BATCH-PARTITION, each written under another name and then renamed. A file that is there already is
 // compared: the same batch must give the same bytes however often it is run. The ledger has a line for each write, in
@@ -31,9 +34,16 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
+#ifdef SLUICE_KILL_HAS_sqlite3
+#include "sluice/connect/sqlite.h"
+#endif
+#ifdef SLUICE_KILL_HAS_libpqxx
+#include "sluice/connect/postgres.h"
+#endif
 #include "sluice/runtime/process.h"
 #include "sluice/sluice.h"
 #include "tests/kill/offset_source.h"
@@ -248,6 +258,47 @@ class Arguments {
   std::map<std::string, std::string> values_;
 };
 
+/// Batch time in milliseconds, key, count.
+struct CountRow {
+  std::int64_t batch = 0;
+  std::string_view key;
+  std::int64_t count = 0;
+};
+
+/// Sinks that promise to have each batch once, for the harness to see that they do.
+void declare_sinks(const DStream<std::pair<std::string_view, long>>& counts, const Arguments& arguments) {
+  using Pair = std::pair<std::string_view, long>;
+  const auto rows = counts.transform([](const Rdd<Pair>& rdd, Time time) {
+    return rdd.map(with(std::int64_t{to_milliseconds(time)},
+                        [](std::int64_t batch, const Pair& pair) { return CountRow{batch, pair.first, pair.second}; }));
+  });
+  const auto to_row = [](const CountRow& row) { return std::tuple(row.batch, row.key, row.count); };
+  const SqlTable table{.name = "counts", .columns = {"batch", "word", "n"}};
+  std::istringstream names(arguments.text("sinks"));
+  for (std::string name; std::getline(names, name, ',');) {
+    if (name == "rolling") {
+      rows.map([](const CountRow& row) {
+            return std::to_string(row.batch) + " " + std::string(row.key) + " " + std::to_string(row.count);
+          })
+          .save_to(rolling_files(out_directory + "/rolling",
+                                 {.bytes = static_cast<std::uint64_t>(arguments.number("rolling-bytes")),
+                                  .age = std::chrono::milliseconds(arguments.number("rolling-age")),
+                                  .suffix = ".txt"}))
+          .name("rolling");
+#ifdef SLUICE_KILL_HAS_sqlite3
+    } else if (name == "sqlite") {
+      rows.save_to(sqlite_sink<CountRow>(out_directory + "/counts.db", table, to_row)).name("sqlite");
+#endif
+#ifdef SLUICE_KILL_HAS_libpqxx
+    } else if (name == "postgres") {
+      rows.save_to(postgres_sink<CountRow>(arguments.text("postgres"), table, to_row)).name("postgres");
+#endif
+    } else {
+      throw std::runtime_error("no sink " + name + " in this build");
+    }
+  }
+}
+
 void declare(StreamingContext& ssc, const Arguments& arguments) {
   const std::string directory = arguments.text("directory");
   const auto batch = std::chrono::milliseconds(arguments.number("batch"));
@@ -282,6 +333,7 @@ void declare(StreamingContext& ssc, const Arguments& arguments) {
   const auto counts = pairs.map([](const Pair& pair) { return Pair(pair.first, 1L); }).reduce_by_key(std::plus{});
   counts.foreach_rdd(write_in_tasks<Pair>("counts")).name("counts");
   counts.save_to(std::make_shared<BatchSink>()).name("sink");
+  declare_sinks(counts, arguments);
 
   const auto totals = pairs.update_state_by_key(update_total).name("totals");
   totals.foreach_rdd(write_in_driver<std::pair<std::string_view, Total>>("totals")).name("totals out");

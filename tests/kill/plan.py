@@ -25,6 +25,12 @@ COUNTS = (
     ("driver.before_owed", 1, 2),
     ("driver.before_delivered", 1, 2),
     ("driver.", 3, 12),
+    ("sink.mid_takeover", 1, 1),
+    ("sink.after_takeover", 1, 1),
+    ("sink.before_publish", 1, 4),
+    ("sink.after_manifest", 1, 4),
+    ("sink.after_publish", 1, 4),
+    ("sink.mid_append", 3, 30),
     ("sink.", 3, 12),
     ("checkpoint.before_merge", 1, 1),
     ("checkpoint.", 1, 3),
@@ -35,6 +41,7 @@ COUNTS = (
     ("stream.graceful", 1, 1),
 )
 RECEIVER_PLACES = ("receiver.", "wal.")
+SINKS = ("rolling", "sqlite", "postgres")
 
 
 @dataclasses.dataclass
@@ -75,6 +82,9 @@ class Plan:
     fail_every: int
     fail_times: int
     contention: bool
+    sinks: list[str]
+    rolling_bytes: int
+    rolling_age_ms: int
     rates: dict[str, float]
     state_in: str  # where the state "last" and the window with an inverse are kept
     lives: list[Life]
@@ -102,7 +112,8 @@ def counts_of(place: str) -> tuple[int, int]:
     return 1, 10
 
 
-def draw(seed: int, places: list[str], scenario: str | None) -> Plan:
+def draw(seed: int, places: list[str], scenario: str | None, sinks: tuple[str, ...] = SINKS) -> Plan:
+    """Of the sinks those that can be used here are drawn."""
     # Seeds that follow one another must not give alike numbers.
     chance = random.Random(f"sluice kill {seed}")
     drawn = chance.choice(SCENARIOS)
@@ -115,6 +126,8 @@ def draw(seed: int, places: list[str], scenario: str | None) -> Plan:
     window = chance.randint(2, 8)
     slide = chance.choice([1, 1, 1, 2, 3, window])
     fails = chance.random() < 0.4
+    of_sinks = random.Random(f"sluice kill sinks {seed}")
+    drawn_sinks = [name for name in SINKS if of_sinks.random() < 0.5 and name in sinks]
     plan = Plan(
         seed=seed,
         scenario=scenario,
@@ -131,6 +144,9 @@ def draw(seed: int, places: list[str], scenario: str | None) -> Plan:
         fail_every=chance.randint(5, 12) if fails else 0,
         fail_times=chance.choice([1, 2, 3, 4]),
         contention=chance.random() < 1 / 3,
+        sinks=drawn_sinks,
+        rolling_bytes=of_sinks.choice([200, 1000, 5000]),
+        rolling_age_ms=of_sinks.choice([100, 500, 60_000]),
         rates={name: chance.choice([100.0, 300.0, 1000.0]) for name in inputs},
         state_in=random.Random(f"sluice kill last {seed}").choice(["memory", "memory", "rocksdb"]),
         lives=[],
@@ -138,6 +154,7 @@ def draw(seed: int, places: list[str], scenario: str | None) -> Plan:
     possible = [place for place in places if receivers or not place.startswith(RECEIVER_PLACES)]
     if "source" not in inputs:
         possible = [place for place in possible if not place.startswith("receiver.")]
+    possible = [place for place in possible if is_passed_by(place, drawn_sinks)]
     if not (fails and plan.failed_output == "go-on" and plan.fail_times >= 3):
         possible.remove("driver.before_owed")
         possible.remove("driver.before_delivered_record")
@@ -149,6 +166,14 @@ def draw(seed: int, places: list[str], scenario: str | None) -> Plan:
         while plan.lives[-1].kind != "stop" and chance.random() < 0.3 and depth(plan.lives) < 3:
             plan.lives.append(draw_recovery(chance, possible))
     return plan
+
+
+def is_passed_by(place: str, sinks: list[str]) -> bool:
+    if not place.startswith("sink.") or place in ("sink.before_commit", "sink.after_commit"):
+        return True
+    if place.endswith("database_commit"):
+        return "sqlite" in sinks or "postgres" in sinks
+    return "rolling" in sinks
 
 
 def draw_life(chance: random.Random, possible: list[str]) -> Life:

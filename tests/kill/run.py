@@ -12,6 +12,7 @@ import time
 import oracle
 import plan as plans
 import senders
+import sinks
 
 HANG_SECONDS = 20.0
 PLACE_SECONDS = 6.0  # a place that is not passed in this time is given up
@@ -30,6 +31,7 @@ class Result:
     batches: int = 0
     lines: int = 0
     lost_by_socket: int = 0
+    sinks: list[str] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     description: str = ""
     directory: str = ""
@@ -109,8 +111,9 @@ class Job:
 
 
 class Run:
-    def __init__(self, plan: plans.Plan, program: str, directory: pathlib.Path):
+    def __init__(self, plan: plans.Plan, program: str, directory: pathlib.Path, server: str):
         self.plan = plan
+        self.server = server  # directory of the PostgreSQL server
         self.directory = directory
         self.watch = Watch(directory)
         self.mistakes = oracle.Mistakes()
@@ -149,7 +152,13 @@ class Run:
             "failed-output": plan.failed_output,
             "fail-every": plan.fail_every,
             "fail-times": plan.fail_times,
+            "sinks": ",".join(plan.sinks),
+            "rolling-bytes": plan.rolling_bytes,
+            "rolling-age": plan.rolling_age_ms,
         }
+        self.sinks = sinks.Sinks(plan, self.directory / "out", self.server)
+        if "postgres" in plan.sinks:
+            given["postgres"] = self.sinks.connection
         for name in ("source", "socket"):
             if name in self.senders:
                 given[f"{name}-port"] = self.senders[name].port
@@ -329,6 +338,7 @@ class Run:
 
     def check(self) -> None:
         result = self.result
+        result.sinks = self.plan.sinks
         result.batches = len(self.watch.batches)
         result.lines = sum(self.watch.seen.values())
         if result.kills == 0 or result.batches < 3 or result.lines == 0:
@@ -342,6 +352,7 @@ class Run:
         outputs = oracle.Outputs(self.directory / "out", self.mistakes)
         raw = oracle.check_outputs(self.plan, TAGS[self.plan.inputs[0]], outputs, self.mistakes)
         result.lost_by_socket = oracle.check_totals(raw, self.senders, self.mistakes)
+        self.sinks.check(raw, self.mistakes)
         self.check_disk()
 
     def check_disk(self) -> None:
