@@ -77,10 +77,6 @@ void LargeState::make_working(const Start& start) {
 void LargeState::open(const Start& start, const StateSnapshot* from, const StateSchema& schema) {
   close();
   FileSystem& files = start.runtime.files();
-  if (!files.is_local()) {
-    throw Error(Code::no_state_backend, {.why = "a database needs files of the operating system, which this stream's "
-                                                "runtime does not have"});
-  }
   runtime_ = &start.runtime;
   checkpoint_ = start.checkpoint;
   read_only_ = start.read_only;
@@ -237,7 +233,6 @@ StateSnapshot LargeState::make_snapshot(std::uint32_t operator_index, const std:
 
 void read_snapshot(OpenDatabase open, FileSystem& files, const std::string& checkpoint, const StateSnapshot& snapshot,
                    const StateSchema& written, const std::function<void(const StateBlock&, const StateSchema&)>& f) {
-  if (!files.is_local()) throw Error(Code::no_state_backend, {.why = "a database needs files of the operating system"});
   check_snapshot(files, checkpoint, snapshot, false);
   const auto database = open({files, {}, checkpoint + "/" + snapshot.directory, snapshot.files, 64 << 20});
   const std::vector<std::string> schemas = read_schemas(*database);

@@ -71,7 +71,7 @@ class LargeState : public std::enable_shared_from_this<LargeState> {
   };
   /// Begins with what the snapshot has, or with nothing. Working directories of earlier runs are removed.
   /// `schema`: how values are written from now on.
-  /// Errors: SLU-120 where the runtime's files are not the system's; those of OpenDatabase.
+  /// Errors: those of OpenDatabase.
   void open(const Start& start, const StateSnapshot* from, const StateSchema& schema);
   /// Drops everything, the working directory too. Nothing may run any more.
   void close();

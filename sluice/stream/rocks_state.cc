@@ -2,7 +2,7 @@
 //
 // RocksDB opens, syncs and removes files by itself and has threads of its own: it must, it is what it is for. So this
 // file is outside of the rule that only sluice/runtime touches disk and threads, and a stream whose runtime is not the
-// system's cannot use it (LargeState::open). What sluice itself does with the files goes through FileSystem, where that
+// system's cannot use it. What sluice itself does with the files goes through FileSystem, where that
 // can do it.
 //
 // How it is tuned, and what for (figures: docs/guide.md, "State larger than memory"):
@@ -267,6 +267,10 @@ void take_snapshot(const DatabasePlace& place) {
 }  // namespace
 
 std::unique_ptr<StateDatabase> open_rocks_state(const DatabasePlace& place) {
+  if (!place.files.is_local()) {
+    throw Error(Code::no_state_backend,
+                {.why = "RocksDB needs files of the operating system, which this stream's runtime does not have"});
+  }
   rocksdb::DB* opened = nullptr;
   const rocksdb::Options options = make_options(place);
   const std::string& directory = place.directory.empty() ? place.snapshot : place.directory;

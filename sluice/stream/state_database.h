@@ -101,7 +101,7 @@ class StateDatabase {
 
 /// A database to be opened.
 struct DatabasePlace {
-  /// Of the system (FileSystem::is_local).
+  /// RocksDB needs those of the operating system (FileSystem::is_local).
   FileSystem& files;
   /// Where it works: a new directory. Empty: the snapshot is only looked at, and nothing may be written.
   std::string directory;

@@ -22,6 +22,7 @@
 #include "sluice/testkit/faulty_filesystem.h"
 #include "sluice/testkit/simulation.h"
 #include "tests/scenario/lives.h"
+#include "tests/sim/simulated_database.h"
 
 namespace sluice::testing {
 namespace {
@@ -148,19 +149,25 @@ void live(std::uint64_t seed, bool with_files) {
   const auto sum = [](std::span<const Number> now, std::optional<Number> before) {
     return std::optional(std::accumulate(now.begin(), now.end(), before.value_or(0)));
   };
-  pairs.update_state_by_key(sum)
-      .name("totals")
-      .foreach_rdd([](const auto& rdd, Time time) { note(world->totals, "totals", time, sums_of(rdd.collect())); })
+  const auto totals = pairs.update_state_by_key(sum).name("totals");
+  const auto idle_totals = pairs.update_state_by_key(sum, {.idle_keeps_state = true}).name("idle totals");
+  const auto window = pairs
+                          .reduce_by_key_and_window(std::plus{}, std::minus{},
+                                                    {.length = interval * window_batches, .slide = interval * 2})
+                          .name("window");
+  if (seed % 4 == 1) {  // not of the fixture
+    const StateBackend database(&open_simulated, {.memory_bytes = std::size_t{64} << seed % 8}, nullptr);
+    totals.state(database);
+    idle_totals.state(database);
+    window.state(database);
+  }
+  totals.foreach_rdd([](const auto& rdd, Time time) { note(world->totals, "totals", time, sums_of(rdd.collect())); })
       .name("see totals");
-  pairs.update_state_by_key(sum, {.idle_keeps_state = true})
-      .name("idle totals")
+  idle_totals
       .foreach_rdd(
           [](const auto& rdd, Time time) { note(world->idle_totals, "idle totals", time, sums_of(rdd.collect())); })
       .name("see idle totals");
-  pairs
-      .reduce_by_key_and_window(std::plus{}, std::minus{}, {.length = interval * window_batches, .slide = interval * 2})
-      .name("window")
-      .foreach_rdd([](const auto& rdd, Time time) { note(world->window, "window", time, sums_of(rdd.collect())); })
+  window.foreach_rdd([](const auto& rdd, Time time) { note(world->window, "window", time, sums_of(rdd.collect())); })
       .name("see window");
   numbers.filter([](Number n) { return n % 3 == 0; })
       .window({.length = interval * window_batches})
@@ -339,7 +346,7 @@ std::uint64_t survive(std::uint64_t seed, Ending ending) {
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 constexpr std::uint64_t seeds = 20;
 #else
-constexpr std::uint64_t seeds = 500;
+constexpr std::uint64_t seeds = 1000;
 #endif
 
 void survive_all(Ending ending) {
