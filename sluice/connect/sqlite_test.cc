@@ -12,10 +12,13 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "sluice/runtime/kill_point.h"
+#include "sluice/runtime/process.h"
+#include "sluice/sluice.h"
 #include "sluice/testkit/hand_runtime.h"
 #include "sluice/testkit/simulation.h"
 #include "sluice/testkit/testing.h"
@@ -303,6 +306,7 @@ TEST_F(SqliteTest, WhatDoesNotFitIsToldAtTheStart) {
 
 /// SQLite over a network that fails: any call may lose the connection, before it takes effect or after.
 class Losing : public SqlDatabase {
+ protected:
   void lose() {
     if (!loses || !random_.chance(0.1)) return;
     ++lost;
@@ -322,39 +326,59 @@ class Losing : public SqlDatabase {
   }
 
  public:
-  Losing(std::unique_ptr<SqlDatabase> base, Random& random) : base_(std::move(base)), random_(random) {}
-  std::string name() const override { return base_->name(); }
+  Losing(SqlDatabase& base, Random& random) : base_(base), random_(random) {}
+  std::string name() const override { return base_.name(); }
   void connect() override {
     lose();
-    base_->connect();
+    base_.connect();
   }
-  void disconnect() noexcept override { base_->disconnect(); }
-  bool connected() const override { return base_->connected(); }
+  void disconnect() noexcept override { base_.disconnect(); }
+  bool connected() const override { return base_.connected(); }
   void begin() override {
-    call([&] { base_->begin(); });
+    call([&] { base_.begin(); });
   }
   void commit() override {
-    call([&] { base_->commit(); });
+    call([&] { base_.commit(); });
   }
-  void rollback() noexcept override { base_->rollback(); }
+  void rollback() noexcept override { base_.rollback(); }
   std::uint64_t change(const std::string& text, const std::vector<SqlField>& parameters) override {
-    return call([&] { return base_->change(text, parameters); });
+    return call([&] { return base_.change(text, parameters); });
   }
   std::optional<std::int64_t> ask(const std::string& text, const std::vector<SqlField>& parameters) override {
-    return call([&] { return base_->ask(text, parameters); });
+    return call([&] { return base_.ask(text, parameters); });
   }
-  std::vector<std::string> columns(const std::string& table) override { return base_->columns(table); }
-  void check_insert(const SqlTable& table) override { base_->check_insert(table); }
+  std::vector<std::string> columns(const std::string& table) override { return base_.columns(table); }
+  void check_insert(const SqlTable& table) override { base_.check_insert(table); }
   void insert(const SqlTable& table, SqlRows& rows) override {
-    call([&] { base_->insert(table, rows); });
+    call([&] { base_.insert(table, rows); });
   }
 
   bool loses = false;
   std::size_t lost = 0;
 
+ protected:
+  SqlDatabase& base_;
+
  private:
-  const std::unique_ptr<SqlDatabase> base_;
   Random& random_;
+};
+
+/// The same, with a server that goes on when the machine of its client is killed: what that one had begun is undone.
+class Remote : public Losing {
+ public:
+  using Losing::Losing;
+  void connect() override {
+    base_.rollback();
+    connected_ = true;
+  }
+  void disconnect() noexcept override {
+    base_.rollback();
+    connected_ = false;
+  }
+  bool connected() const override { return connected_; }
+
+ private:
+  bool connected_ = false;
 };
 
 TEST_F(SqliteTest, WhenTheConnectionIsLostTheBatchIsThereOnce) {
@@ -362,7 +386,8 @@ TEST_F(SqliteTest, WhenTheConnectionIsLostTheBatchIsThereOnce) {
   std::size_t lost = 0;
   std::size_t failed = 0;
   Random random(7);
-  auto database = std::make_unique<Losing>(sqlite_database(path_, {}), random);
+  const std::unique_ptr<SqlDatabase> base = sqlite_database(path_, {});
+  auto database = std::make_unique<Losing>(*base, random);
   Losing& losing = *database;
   // The pauses are of virtual time.
   testing::Simulation sim(1);
@@ -459,6 +484,98 @@ TEST_F(SqliteTest, OfAStreamThatIsKilledEachBatchIsThereOnce) {
   EXPECT_THAT(sql("select word, n from last where word <> 'a' order by word"), ElementsAre("b|5", "c|4"));
   EXPECT_THAT(sql("select count(*) from sluice_batches"), ElementsAre("2"));  // one an output
 }
+
+// ---- In a stream that is killed, in the simulation
+
+constexpr int files_in_all = 10;
+int lines_of(int file) { return file % 4 * 3; }
+
+/// Until there has been a batch of each input file, and two more.
+void live(testing::Simulation& sim, SqlDatabase& server, std::uint64_t seed, Random& random) {
+  FileSystem& files = sim.files();
+  files.make_directories("/in");
+  Context ctx{{.app = "rows", .master = "local[2]", .partitions = 2, .spill_directory = "/spill", .runtime = &sim}};
+  StreamingContext ssc(ctx, {.batch = 100ms,
+                             .checkpoint = "/ckpt",
+                             .checkpoint_interval = 100ms * static_cast<int>(1 + seed % 5),
+                             .failed_output = FailedOutput::go_on});
+  auto database = std::make_unique<Remote>(server, random);
+  Remote& remote = *database;
+  const auto to_row = [](std::string_view line) { return std::tuple(line, 1); };
+  using Lines = SqlSink<std::string_view, std::remove_const_t<decltype(to_row)>>;
+  ssc.text_file_stream("/in", {.existing_files = true})
+      .save_to(std::make_shared<Lines>(std::move(database), words, to_row))
+      .name("lines");
+  ssc.start();  // which tries once
+  remote.loses = seed % 3 == 0;
+  for (int file = 0; file < files_in_all; ++file) {
+    std::string text;
+    for (int line = 0; line < lines_of(file); ++line) {
+      text += std::to_string(file) + " " + std::to_string(line) + "\n";
+    }
+    const std::string path = "/in/" + std::to_string(100 + file);
+    if (!files.stat(path).has_value()) files.publish(path, text);
+    files.sync_directory("/in");
+    if (random.chance(0.7)) {
+      ASSERT_FALSE(ssc.await_termination(std::chrono::milliseconds(random.below(200))));
+    }
+  }
+  ASSERT_FALSE(ssc.await_termination(5s));  // what is owed, too
+  ssc.stop({.graceful = true});
+  ssc.await_termination();
+}
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr std::uint64_t seeds = 10;
+#else
+constexpr std::uint64_t seeds = 1000;
+#endif
+
+void survive_all(bool at_kill_points) {
+  std::uint64_t kills = 0;
+  const std::optional<std::string> asked = environment("SLUICE_SIM_SEEDS");
+  const std::uint64_t last = asked.has_value() ? std::stoull(*asked) : seeds;
+  for (std::uint64_t seed = 1; seed <= last; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    const std::unique_ptr<SqlDatabase> server = sqlite_database(":memory:", {});
+    server->connect();
+    server->change("create table words (word, n)", {});
+    testing::Simulation sim(seed);
+    Random random(seed * 77 + 1);
+    bool done = false;
+    for (std::uint64_t left = 1 + random.below(6); !done; left -= left > 0) {
+      std::uint64_t passes = 1 + random.below(1 << (1 + random.below(5)));
+      if (left > 0 && at_kill_points) {
+        set_kill_point_hook([&](std::string_view place) {
+          if (!place.starts_with("sink.") && !place.starts_with("driver.")) return;
+          if (--passes != 0) return;
+          sim.crash_after(0);
+          sim.pause();
+        });
+      } else if (left > 0) {
+        sim.crash_after(1 + random.below(1 << (5 + random.below(9))));
+      }
+      try {
+        sim.run([&] { live(sim, *server, seed, random); });
+        done = true;
+      } catch (const testing::SimulatedCrash&) {
+        ++kills;
+        if (random.chance(0.7)) sim.crash_disk();
+      }
+      set_kill_point_hook({});
+      if (::testing::Test::HasFailure()) return;
+    }
+    int expected = 0;
+    for (int file = 0; file < files_in_all; ++file) expected += lines_of(file);
+    ASSERT_EQ(server->ask("select count(*) from words", {}), expected);
+    ASSERT_EQ(server->ask("select count(distinct word) from words", {}), expected);
+    ASSERT_LE(server->ask("select count(*) from sluice_batches", {}), 2);
+  }
+  EXPECT_GT(kills, last);
+}
+
+TEST(RowsOfAStream, AreThereOnceWhenKilledAtAnyStep) { survive_all(false); }
+TEST(RowsOfAStream, AreThereOnceWhenKilledAtAnyKillPoint) { survive_all(true); }
 
 }  // namespace
 }  // namespace sluice::detail
