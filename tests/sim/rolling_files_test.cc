@@ -160,7 +160,7 @@ void survive(std::uint64_t seed, Ending ending) {
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 constexpr std::uint64_t seeds = 15;
 #else
-constexpr std::uint64_t seeds = 200;
+constexpr std::uint64_t seeds = 1000;
 #endif
 
 void survive_all(Ending ending) {
