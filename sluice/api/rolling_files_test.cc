@@ -15,8 +15,7 @@
 #include "sluice/api/rolling_directory.h"
 #include "sluice/runtime/checksum.h"
 #include "sluice/runtime/kill_point.h"
-#include "sluice/testkit/faulty_filesystem.h"
-#include "sluice/testkit/simulation.h"
+#include "sluice/testkit/mortal_machine.h"
 #include "sluice/testkit/thrown.h"
 
 namespace sluice::detail {
@@ -25,6 +24,7 @@ namespace {
 using namespace std::chrono_literals;
 using testing::code_of;
 using ::testing::ElementsAre;
+using testing::Ending;
 using testing::error_of;
 using testing::FaultyFileSystem;
 using testing::FaultyRuntime;
@@ -32,7 +32,8 @@ using testing::FileFault;
 using testing::FileOperation;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using testing::SimulatedCrash;
+using testing::MortalMachine;
+using testing::seeds_to_run;
 using testing::Simulation;
 
 const std::string directory = "/data/lines";
@@ -481,8 +482,6 @@ void live(Runtime& runtime, Noted& noted, Random& random, const std::function<vo
   out.close();
 }
 
-enum class Ending { at_any_step, at_a_kill_point, of_the_disk };
-
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 constexpr std::uint64_t seeds = 60;
 #else
@@ -492,20 +491,16 @@ constexpr std::uint64_t seeds = 2000;
 std::uint64_t ends = 0;
 
 void survive(std::uint64_t seed, Ending ending) {
-  Simulation sim(seed);
-  FaultyFileSystem disk(sim.files());
-  disk.on_failed_sync([&](const std::string&) {
-    sim.crash_after(0);
-    sim.pause();
-  });
-  FaultyRuntime on_faulty_disk(sim, disk);
-  Runtime& runtime = ending == Ending::of_the_disk ? static_cast<Runtime&>(on_faulty_disk) : sim;
+  MortalMachine machine(seed);
+  Simulation& sim = machine.sim;
+  FaultyFileSystem& disk = machine.disk;
+  Runtime& runtime = ending == Ending::of_the_disk ? static_cast<Runtime&>(machine.on_faulty_disk) : sim;
   Random random(seed * 31 + 7);
   Noted noted;
   bool done = false;
   for (std::uint64_t left = 1 + random.below(8); !done; left -= left > 0) {
     disk.mend();
-    std::uint64_t passes = 1 + random.below(20);
+    const std::uint64_t passes = 1 + random.below(20);
     if (left > 0 && ending == Ending::of_the_disk) {
       constexpr FileOperation operations[] = {
           FileOperation::append,  FileOperation::append,   FileOperation::sync,       FileOperation::create,
@@ -518,27 +513,22 @@ void survive(std::uint64_t seed, Ending ending) {
                  .times = 1 + random.below(4),
                  .fault = faults[random.below(3)]});
     } else if (left > 0 && ending == Ending::at_a_kill_point) {
-      set_kill_point_hook([&](std::string_view) {
-        if (--passes != 0) return;
-        sim.crash_after(0);
-        sim.pause();
-      });
+      machine.kill_at_point(passes);
     } else if (left > 0) {
       sim.crash_after(1 + random.below(1 << (2 + random.below(8))));
     }
-    try {
-      sim.run([&] { live(runtime, noted, random, [&] { sim.pause(); }); });
-      done = true;
-    } catch (const SimulatedCrash&) {
-      ++ends;
-      if (random.chance(0.6)) sim.crash_disk();
-    } catch (const Error& error) {
-      ++ends;
-      ASSERT_EQ(ending, Ending::of_the_disk) << error.what();
-      ASSERT_THAT(error.what(), HasSubstr("a fault of the test's script"));
-      if (random.chance(0.3)) sim.crash_disk();
+    switch (machine.run([&] { live(runtime, noted, random, [&] { sim.pause(); }); })) {
+      case MortalMachine::End::done: done = true; break;
+      case MortalMachine::End::killed:
+        ++ends;
+        if (random.chance(0.6)) sim.crash_disk();
+        break;
+      case MortalMachine::End::disk_failed:
+        ++ends;
+        ASSERT_EQ(ending, Ending::of_the_disk);
+        if (random.chance(0.3)) sim.crash_disk();
+        break;
     }
-    set_kill_point_hook({});
     disk.mend();
     sim.crash_after(std::uint64_t{1} << 40);
     sim.run([&] { expect_whole_files(sim.files()); });
@@ -558,12 +548,13 @@ void survive(std::uint64_t seed, Ending ending) {
 
 void survive_all(Ending ending) {
   ends = 0;
-  for (std::uint64_t seed = 1; seed <= seeds; ++seed) {
+  const auto [first, end] = seeds_to_run(seeds);
+  for (std::uint64_t seed = first; seed < end; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     survive(seed, ending);
     if (::testing::Test::HasFailure()) return;
   }
-  EXPECT_GT(ends, seeds);
+  EXPECT_GT(ends, end - first);
 }
 
 TEST(RollingFilesSimulated, NothingIsLostOrDoubledWhenKilledAtAnyStep) { survive_all(Ending::at_any_step); }

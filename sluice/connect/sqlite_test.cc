@@ -17,10 +17,9 @@
 #include <vector>
 
 #include "sluice/runtime/kill_point.h"
-#include "sluice/runtime/process.h"
 #include "sluice/sluice.h"
 #include "sluice/testkit/hand_runtime.h"
-#include "sluice/testkit/simulation.h"
+#include "sluice/testkit/mortal_machine.h"
 #include "sluice/testkit/testing.h"
 #include "sluice/testkit/thrown.h"
 
@@ -30,10 +29,13 @@ namespace {
 using namespace std::chrono_literals;
 using testing::code_of;
 using ::testing::ElementsAre;
+using testing::Ending;
 using testing::error_of;
 using testing::HandRuntime;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using testing::MortalMachine;
+using testing::seeds_to_run;
 using testing::StreamTest;
 using testing::StreamTestOptions;
 using Lines = std::vector<std::string>;
@@ -531,38 +533,28 @@ constexpr std::uint64_t seeds = 10;
 constexpr std::uint64_t seeds = 1000;
 #endif
 
-void survive_all(bool at_kill_points) {
+void survive_all(Ending ending) {
   std::uint64_t kills = 0;
-  const std::optional<std::string> asked = environment("SLUICE_SIM_SEEDS");
-  const std::uint64_t last = asked.has_value() ? std::stoull(*asked) : seeds;
-  for (std::uint64_t seed = 1; seed <= last; ++seed) {
+  const auto [first, end] = seeds_to_run(seeds);
+  for (std::uint64_t seed = first; seed < end; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     const std::unique_ptr<SqlDatabase> server = sqlite_database(":memory:", {});
     server->connect();
     server->change("create table words (word, n)", {});
-    testing::Simulation sim(seed);
+    MortalMachine machine(seed);
     Random random(seed * 77 + 1);
     bool done = false;
     for (std::uint64_t left = 1 + random.below(6); !done; left -= left > 0) {
-      std::uint64_t passes = 1 + random.below(1 << (1 + random.below(5)));
-      if (left > 0 && at_kill_points) {
-        set_kill_point_hook([&](std::string_view place) {
-          if (!place.starts_with("sink.") && !place.starts_with("driver.")) return;
-          if (--passes != 0) return;
-          sim.crash_after(0);
-          sim.pause();
-        });
+      const std::uint64_t passes = 1 + random.below(1 << (1 + random.below(5)));
+      if (left > 0 && ending == Ending::at_a_kill_point) {
+        machine.kill_at_point(
+            passes, [](std::string_view place) { return place.starts_with("sink.") || place.starts_with("driver."); });
       } else if (left > 0) {
-        sim.crash_after(1 + random.below(1 << (5 + random.below(9))));
+        machine.sim.crash_after(1 + random.below(1 << (5 + random.below(9))));
       }
-      try {
-        sim.run([&] { live(sim, *server, seed, random); });
-        done = true;
-      } catch (const testing::SimulatedCrash&) {
-        ++kills;
-        if (random.chance(0.7)) sim.crash_disk();
-      }
-      set_kill_point_hook({});
+      done = machine.run([&] { live(machine.sim, *server, seed, random); }) == MortalMachine::End::done;
+      kills += !done;
+      if (!done && random.chance(0.7)) machine.sim.crash_disk();
       if (::testing::Test::HasFailure()) return;
     }
     int expected = 0;
@@ -571,11 +563,11 @@ void survive_all(bool at_kill_points) {
     ASSERT_EQ(server->ask("select count(distinct word) from words", {}), expected);
     ASSERT_LE(server->ask("select count(*) from sluice_batches", {}), 2);
   }
-  EXPECT_GT(kills, last);
+  EXPECT_GT(kills, end - first);
 }
 
-TEST(RowsOfAStream, AreThereOnceWhenKilledAtAnyStep) { survive_all(false); }
-TEST(RowsOfAStream, AreThereOnceWhenKilledAtAnyKillPoint) { survive_all(true); }
+TEST(RowsOfAStream, AreThereOnceWhenKilledAtAnyStep) { survive_all(Ending::at_any_step); }
+TEST(RowsOfAStream, AreThereOnceWhenKilledAtAnyKillPoint) { survive_all(Ending::at_a_kill_point); }
 
 }  // namespace
 }  // namespace sluice::detail

@@ -16,11 +16,8 @@
 #include <utility>
 #include <vector>
 
-#include "sluice/runtime/kill_point.h"
-#include "sluice/runtime/process.h"
 #include "sluice/sluice.h"
-#include "sluice/testkit/faulty_filesystem.h"
-#include "sluice/testkit/simulation.h"
+#include "sluice/testkit/mortal_machine.h"
 #include "tests/scenario/lives.h"
 #include "tests/sim/simulated_database.h"
 
@@ -42,9 +39,11 @@ World* world = nullptr;
 
 /// What is outside of the machine that is killed.
 struct World {
-  /// With `of_faults` the program's disk may fail, as `disk` is told to.
-  explicit World(Simulation& sim, bool of_faults = false)
-      : files(sim.files()), disk(files), faulty(sim, disk), runtime(of_faults ? static_cast<Runtime&>(faulty) : sim) {
+  /// With `of_faults` the program's disk may fail.
+  explicit World(MortalMachine& machine, bool of_faults = false)
+      : files(machine.sim.files()),
+        disk(machine.disk),
+        runtime(of_faults ? static_cast<Runtime&>(machine.on_faulty_disk) : machine.sim) {
     world = this;
   }
   ~World() { world = nullptr; }
@@ -54,8 +53,7 @@ struct World {
   Random random{0};
   /// What the writer of files writes to; it does not fail.
   FileSystem& files;
-  FaultyFileSystem disk;
-  FaultyRuntime faulty;
+  FaultyFileSystem& disk;
   /// What the program runs on.
   Runtime& runtime;
   /// By batch.
@@ -252,13 +250,6 @@ void expect_right(bool with_files, Time known_until = {}) {
   ASSERT_GT(world->window.size(), 1U);
 }
 
-enum class Ending {
-  at_any_step,
-  at_a_kill_point,
-  /// The disk fails: the process ends, by itself or because a sync failed.
-  of_the_disk,
-};
-
 /// One operation, from some time on, once or for good.
 FileFailure random_failure(Random& random) {
   // Those that a stream does often, several times.
@@ -294,13 +285,10 @@ std::uint64_t faults_met = 0;
 
 /// Returns the trace.
 std::uint64_t survive(std::uint64_t seed, Ending ending) {
-  Simulation sim(seed, {.step_time_max = seed % 4 == 0 ? Duration(20us) : Duration(0)});
-  World outside(sim, ending == Ending::of_the_disk);
+  MortalMachine machine(seed, {.step_time_max = seed % 4 == 0 ? Duration(20us) : Duration(0)});
+  Simulation& sim = machine.sim;
+  World outside(machine, ending == Ending::of_the_disk);
   outside.random = Random(seed * 77 + 1);
-  outside.disk.on_failed_sync([&](const std::string&) {
-    sim.crash_after(0);
-    sim.pause();
-  });
   const bool with_files = seed % 3 != 1;
   std::uint64_t kills = outside.random.below(ending == Ending::of_the_disk ? 12 : 5);
   while (!outside.drained) {
@@ -313,28 +301,23 @@ std::uint64_t survive(std::uint64_t seed, Ending ending) {
       outside.disk.fail(failure);
       --kills;  // it may fail where nothing ends, or not come to it
     } else if (kills > 0 && ending == Ending::at_a_kill_point) {
-      const std::uint64_t all = 1 + outside.random.below(1 << (2 + outside.random.below(9)));
-      set_kill_point_hook([&sim, passes = all](std::string_view) mutable {
-        if (--passes != 0) return;
-        sim.crash_after(0);
-        sim.pause();
-      });
+      machine.kill_at_point(1 + outside.random.below(1 << (2 + outside.random.below(9))));
     } else if (kills > 0) {
       sim.crash_after(1 + outside.random.below(1 << (4 + outside.random.below(10))));
     }
-    try {
-      sim.run([&] { live(seed, with_files); });
-    } catch (const SimulatedCrash&) {
-      if (ending != Ending::of_the_disk) --kills;
-      ++outside.kills;
-      if (outside.random.chance(0.7)) sim.crash_disk();
-    } catch (const Error& error) {
-      EXPECT_EQ(ending, Ending::of_the_disk);
-      EXPECT_NE(std::string(error.what()).find("a fault of the test's script"), std::string::npos) << error.what();
-      ++outside.kills;
-      if (outside.random.chance(0.3)) sim.crash_disk();
+    switch (machine.run([&] { live(seed, with_files); })) {
+      case MortalMachine::End::done: break;
+      case MortalMachine::End::killed:
+        if (ending != Ending::of_the_disk) --kills;
+        ++outside.kills;
+        if (outside.random.chance(0.7)) sim.crash_disk();
+        break;
+      case MortalMachine::End::disk_failed:
+        EXPECT_EQ(ending, Ending::of_the_disk);
+        ++outside.kills;
+        if (outside.random.chance(0.3)) sim.crash_disk();
+        break;
     }
-    set_kill_point_hook({});
     if (::testing::Test::HasFailure()) return 0;
   }
   expect_right(with_files);
@@ -351,11 +334,9 @@ constexpr std::uint64_t seeds = 1000;
 
 void survive_all(Ending ending) {
   kills_delivered = faults_met = 0;
-  const std::uint64_t asked =
-      (environment("SLUICE_SIM_SEEDS").has_value() ? std::stoull(*environment("SLUICE_SIM_SEEDS")) : seeds) *
-      (ending == Ending::of_the_disk ? 4 : 1);
-  const std::uint64_t first =
-      environment("SLUICE_SIM_FIRST").has_value() ? std::stoull(*environment("SLUICE_SIM_FIRST")) : 1;
+  // Of a disk that fails, lives are short.
+  const auto [first, end] = seeds_to_run(seeds);
+  const std::uint64_t asked = (end - first) * (ending == Ending::of_the_disk ? 4 : 1);
   for (std::uint64_t seed = first; seed < first + asked; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     const std::uint64_t trace = survive(seed, ending);
@@ -400,17 +381,14 @@ void copy_all(FileSystem& from, const std::string& from_path, FileSystem& to, co
 // What later versions write may differ, what they read may not: the fixture is never written anew, and neither names
 // nor types of `live` may change.
 TEST(RecoverySimulated, DISABLED_WritesTheFixture) {
-  Simulation sim(fixture_seed);
+  MortalMachine machine(fixture_seed);
+  Simulation& sim = machine.sim;
   FileSystem& files = system_runtime().files();
   ASSERT_FALSE(files.stat(fixture_path()).has_value()) << fixture_path() << " is there and stays as it is";
-  World outside(sim);
-  set_kill_point_hook([&](std::string_view place) {
-    if (outside.raw.size() < 11 || place != "driver.before_complete_record") return;
-    sim.crash_after(0);
-    sim.pause();
-  });
-  EXPECT_THROW(sim.run([&] { live(fixture_seed, true); }), SimulatedCrash);
-  set_kill_point_hook({});
+  World outside(machine);
+  machine.kill_at_point(
+      1, [&](std::string_view place) { return outside.raw.size() >= 11 && place == "driver.before_complete_record"; });
+  EXPECT_EQ(machine.run([&] { live(fixture_seed, true); }), MortalMachine::End::killed);
   sim.run([&] { copy_all(sim.files(), "/ckpt", files, fixture_path() + "/ckpt"); });
   std::string seen;
   for (const auto& [time, records] : outside.raw) {
@@ -422,13 +400,14 @@ TEST(RecoverySimulated, DISABLED_WritesTheFixture) {
 }
 
 TEST(RecoverySimulated, GoesOnFromADirectoryOfVersion1) {
-  Simulation sim(fixture_seed, {.start = Time(1'700'000'100s)});
+  MortalMachine machine(fixture_seed, {.start = Time(1'700'000'100s)});
+  Simulation& sim = machine.sim;
   FileSystem& files = system_runtime().files();
   sim.run([&] {
     copy_all(files, fixture_path() + "/ckpt", sim.files(), "/ckpt");
     sim.files().make_directories("/in");
   });
-  World outside(sim);
+  World outside(machine);
   // All were in batches before the newest checkpoint, and then removed: copies would be other files.
   outside.published = 6;
   std::istringstream seen(read_file(files, fixture_path() + "/seen"));

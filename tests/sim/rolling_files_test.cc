@@ -12,10 +12,8 @@
 #include <vector>
 
 #include "sluice/runtime/checksum.h"
-#include "sluice/runtime/kill_point.h"
 #include "sluice/sluice.h"
-#include "sluice/testkit/faulty_filesystem.h"
-#include "sluice/testkit/simulation.h"
+#include "sluice/testkit/mortal_machine.h"
 
 namespace sluice::testing {
 namespace {
@@ -97,24 +95,18 @@ void expect_right(FileSystem& files) {
   }
 }
 
-enum class Ending { at_any_step, at_a_kill_point, of_the_disk };
-
 std::uint64_t ends = 0;
 std::uint64_t faults = 0;
 
 void survive(std::uint64_t seed, Ending ending) {
-  Simulation sim(seed);
-  FaultyFileSystem disk(sim.files());
-  disk.on_failed_sync([&](const std::string&) {
-    sim.crash_after(0);
-    sim.pause();
-  });
-  FaultyRuntime on_faulty_disk(sim, disk);
+  MortalMachine machine(seed);
+  Simulation& sim = machine.sim;
+  FaultyFileSystem& disk = machine.disk;
   Random random(seed * 77 + 1);
   bool done = false;
   for (std::uint64_t left = 1 + random.below(6); !done; left -= left > 0) {
     disk.mend();
-    std::uint64_t passes = 1 + random.below(1 << (1 + random.below(5)));
+    const std::uint64_t passes = 1 + random.below(1 << (1 + random.below(5)));
     if (left > 0 && ending == Ending::of_the_disk) {
       constexpr FileOperation operations[] = {FileOperation::append,     FileOperation::append, FileOperation::sync,
                                               FileOperation::rename,     FileOperation::list,   FileOperation::create,
@@ -127,28 +119,24 @@ void survive(std::uint64_t seed, Ending ending) {
                  .times = 1 + random.below(6),
                  .fault = kinds[random.below(std::size(kinds))]});
     } else if (left > 0 && ending == Ending::at_a_kill_point) {
-      set_kill_point_hook([&](std::string_view place) {
-        if (!place.starts_with("sink.") && !place.starts_with("driver.") && !place.starts_with("recovery.")) return;
-        if (--passes != 0) return;
-        sim.crash_after(0);
-        sim.pause();
+      machine.kill_at_point(passes, [](std::string_view place) {
+        return place.starts_with("sink.") || place.starts_with("driver.") || place.starts_with("recovery.");
       });
     } else if (left > 0) {
       sim.crash_after(1 + random.below(1 << (5 + random.below(9))));
     }
-    try {
-      sim.run([&] { live(on_faulty_disk, sim.files(), seed, random, disk); });
-      done = true;
-    } catch (const SimulatedCrash&) {
-      ++ends;
-      if (random.chance(0.7)) sim.crash_disk();
-    } catch (const Error& error) {
-      ++ends;
-      ASSERT_EQ(ending, Ending::of_the_disk) << error.what();
-      ASSERT_NE(std::string(error.what()).find("a fault of the test's script"), std::string::npos) << error.what();
-      if (random.chance(0.3)) sim.crash_disk();
+    switch (machine.run([&] { live(machine.on_faulty_disk, sim.files(), seed, random, disk); })) {
+      case MortalMachine::End::done: done = true; break;
+      case MortalMachine::End::killed:
+        ++ends;
+        if (random.chance(0.7)) sim.crash_disk();
+        break;
+      case MortalMachine::End::disk_failed:
+        ++ends;
+        ASSERT_EQ(ending, Ending::of_the_disk);
+        if (random.chance(0.3)) sim.crash_disk();
+        break;
     }
-    set_kill_point_hook({});
     if (::testing::Test::HasFailure()) return;
   }
   faults += disk.failures();
@@ -165,14 +153,15 @@ constexpr std::uint64_t seeds = 1000;
 
 void survive_all(Ending ending) {
   ends = faults = 0;
-  for (std::uint64_t seed = 1; seed <= seeds; ++seed) {
+  const auto [first, end] = seeds_to_run(seeds);
+  for (std::uint64_t seed = first; seed < end; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     survive(seed, ending);
     if (::testing::Test::HasFailure()) return;
   }
   std::printf("%llu ends, %llu faults\n", static_cast<unsigned long long>(ends),
               static_cast<unsigned long long>(faults));
-  EXPECT_GT(ending == Ending::of_the_disk ? faults : ends, seeds);
+  EXPECT_GT(ending == Ending::of_the_disk ? faults : ends, end - first);
 }
 
 TEST(RollingFilesOfAStream, HaveEachRecordOnceWhenKilledAtAnyStep) { survive_all(Ending::at_any_step); }
