@@ -22,6 +22,7 @@
 #include "sluice/testkit/hand_runtime.h"
 #include "sluice/testkit/testing.h"
 #include "sluice/testkit/thrown.h"
+#include "tests/sql_contract.h"
 
 /// Called by the address sanitizer. Version 6.4 of the library loses the result of a statement, about 2 kB, whose
 /// connection is lost.
@@ -31,7 +32,6 @@ namespace sluice::detail {
 namespace {
 
 using namespace std::chrono_literals;
-using testing::code_of;
 using ::testing::ElementsAre;
 using testing::error_of;
 using testing::HandRuntime;
@@ -39,7 +39,6 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using testing::StreamTest;
 using testing::StreamTestOptions;
-using Lines = std::vector<std::string>;
 
 /// The server of this program. Empty: none is installed.
 std::string server_directory;
@@ -89,23 +88,9 @@ class PostgresTest : public ::testing::Test {
     made->start({"app", "out", epoch, {}, system_runtime()});
     return made;
   }
-  static SinkBatch batch(int second, int settled) {
-    return {.app = "app",
-            .output = "out",
-            .batch = Time(std::chrono::seconds(second)),
-            .settled = Time(std::chrono::seconds(settled)),
-            .epoch = 1};
-  }
-  template <class... Fields>
-  static std::string row(const Fields&... fields) {
-    Encoder out;
-    (encode_sql_value(fields, out), ...);
-    return out.take();
-  }
 };
 
-const SqlTable words{.name = "words", .columns = {"word", "n"}};
-const SqlTable words_by_key{.name = "words", .columns = {"word", "n"}, .key = {"word"}};
+INSTANTIATE_TYPED_TEST_SUITE_P(Postgres, SqlContract, PostgresTest);
 
 TEST_F(PostgresTest, AllTypesOfFieldsAreStored) {
   sql("create table t (a bigint, b double precision, c text, d int, e varchar(9), f boolean, g text)");
@@ -174,53 +159,6 @@ TEST_F(PostgresTest, WhoMayNotCreateTablesUsesThoseThatWereMade) {
   sql("drop role writer");
 }
 
-TEST_F(PostgresTest, NamesMayHoldAnything) {
-  sql("create table \"a \"\" Table\" (\"Select\" text primary key, \"a b\" int)");
-  for (const bool by_key : {false, true}) {
-    SqlTable table{.name = "a \" Table", .columns = {"Select", "a b"}};
-    if (by_key) table.key = {"Select"};
-    const auto out = output(table, 2);
-    out->commit(batch(by_key ? 2 : 1, 1), {row(std::string("k"), by_key ? 2 : 1)});
-  }
-  EXPECT_THAT(sql("select * from \"a \"\" Table\""), ElementsAre("k|2"));
-}
-
-TEST_F(PostgresTest, ABatchThatIsGivenAgainIsThereOnce) {
-  sql("create table words (word text, n int)");
-  const auto out = output(words, 2);
-  const Lines parts{row(std::string("a"), 1), "", row(std::string("b"), 2)};
-  out->commit(batch(1, 1), parts);
-  out->commit(batch(1, 1), parts);
-  output(words, 2, 2)->commit(batch(1, 1), parts);
-  EXPECT_THAT(sql("select * from words order by word"), ElementsAre("a|1", "b|2"));
-}
-
-TEST_F(PostgresTest, WithAKeyTheLastRowCounts) {
-  sql("create table words (word text primary key, n int)");
-  const auto out = output(words_by_key, 2);
-  out->commit(batch(1, 1), {row(std::string("a"), 1) + row(std::string("b"), 1), row(std::string("a"), 2)});
-  out->commit(batch(2, 2), {row(std::string("b"), 3)});
-  EXPECT_THAT(sql("select * from words order by word"), ElementsAre("a|2", "b|3"));
-  sql("create table alone (word text primary key)");
-  const auto alone = output({.name = "alone", .columns = {"word"}, .key = {"word"}}, 1, 2);
-  alone->commit(batch(3, 3), {row(std::string("a")) + row(std::string("a"))});
-  alone->commit(batch(4, 4), {row(std::string("a"))});
-  EXPECT_THAT(sql("select * from alone"), ElementsAre("a"));
-}
-
-TEST_F(PostgresTest, RowsOfSettledBatchesGo) {
-  sql("create table words (word text, n int)");
-  const auto out = output(words, 2);
-  const std::string query = "select batch / 1000000000, epoch from sluice_batches order by batch";
-  out->commit(batch(1, 1), {row(std::string("a"), 1)});
-  out->commit(batch(3, 2), {row(std::string("a"), 1)});
-  out->commit(batch(4, 2), {row(std::string("a"), 1)});
-  EXPECT_THAT(sql(query), ElementsAre("3|1", "4|1"));
-  out->commit(batch(2, 2), {row(std::string("a"), 1)});
-  out->commit(batch(5, 5), {row(std::string("a"), 1)});
-  EXPECT_THAT(sql(query), ElementsAre("5|1"));
-}
-
 TEST_F(PostgresTest, ARowThatIsRefusedLeavesNothingOfItsBatch) {
   sql("create table words (word text primary key, n int check (n < 10))");
   for (const SqlTable& table : {words, words_by_key}) {
@@ -239,16 +177,6 @@ TEST_F(PostgresTest, ARowThatIsRefusedLeavesNothingOfItsBatch) {
     sql("delete from words");
     sql("delete from sluice_batches");
   }
-}
-
-TEST_F(PostgresTest, ADriverThatHasBeenReplacedIsFenced) {
-  sql("create table words (word text, n int)");
-  const auto old = output(words, 2, 1);
-  const auto replacing = output(words, 2, 2);
-  EXPECT_EQ(code_of([&] { old->commit(batch(1, 1), {row(std::string("a"), 1)}); }), Code::fenced);
-  EXPECT_EQ(code_of([&] { output(words, 2, 1); }), Code::fenced);
-  replacing->commit(batch(1, 1), {row(std::string("b"), 1)});
-  EXPECT_THAT(sql("select * from words"), ElementsAre("b|1"));
 }
 
 TEST_F(PostgresTest, WhatDoesNotFitIsToldAtTheStart) {

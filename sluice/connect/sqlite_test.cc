@@ -22,6 +22,7 @@
 #include "sluice/testkit/mortal_machine.h"
 #include "sluice/testkit/testing.h"
 #include "sluice/testkit/thrown.h"
+#include "tests/sql_contract.h"
 
 namespace sluice::detail {
 namespace {
@@ -38,7 +39,6 @@ using testing::MortalMachine;
 using testing::seeds_to_run;
 using testing::StreamTest;
 using testing::StreamTestOptions;
-using Lines = std::vector<std::string>;
 
 /// A database in a directory of its own.
 class SqliteTest : public ::testing::Test {
@@ -75,19 +75,6 @@ class SqliteTest : public ::testing::Test {
     return made;
   }
   SinkStart start(std::uint64_t epoch) { return {"app", "out", epoch, {}, runtime_}; }
-  static SinkBatch batch(int second, int settled) {
-    return {.app = "app",
-            .output = "out",
-            .batch = Time(std::chrono::seconds(second)),
-            .settled = Time(std::chrono::seconds(settled)),
-            .epoch = 1};
-  }
-  template <class... Fields>
-  static std::string row(const Fields&... fields) {
-    Encoder out;
-    (encode_sql_value(fields, out), ...);
-    return out.take();
-  }
 
   HandRuntime runtime_;
   std::string directory_;
@@ -95,8 +82,7 @@ class SqliteTest : public ::testing::Test {
   sqlite3* database_ = nullptr;
 };
 
-const SqlTable words{.name = "words", .columns = {"word", "n"}};
-const SqlTable words_by_key{.name = "words", .columns = {"word", "n"}, .key = {"word"}};
+INSTANTIATE_TYPED_TEST_SUITE_P(Sqlite, SqlContract, SqliteTest);
 
 TEST_F(SqliteTest, AllTypesOfFieldsAreStored) {
   sql("create table t (a, b, c, d, e, f, g)");
@@ -112,53 +98,6 @@ TEST_F(SqliteTest, TextsAreStoredByteForByte) {
   const auto out = output({.name = "t", .columns = {"a"}}, 1);
   out->commit(batch(1, 1), {row(std::string("a\0b", 3)), row(std::string("\xc3\xa4")), row(std::string("\xff"))});
   EXPECT_THAT(sql("select hex(a) from t order by rowid"), ElementsAre("610062", "C3A4", "FF"));
-}
-
-TEST_F(SqliteTest, NamesMayHoldAnything) {
-  sql("create table \"a \"\" table\" (\"select\" text primary key, \"a b\")");
-  const auto out = output({.name = "a \" table", .columns = {"select", "a b"}, .key = {"select"}}, 2);
-  out->commit(batch(1, 1), {row(std::string("k"), 1), row(std::string("k"), 2)});
-  EXPECT_THAT(sql("select * from \"a \"\" table\""), ElementsAre("k|2"));
-}
-
-TEST_F(SqliteTest, ABatchThatIsGivenAgainIsThereOnce) {
-  sql("create table words (word, n)");
-  const auto out = output(words, 2);
-  out->commit(batch(1, 1), {row(std::string("a"), 1), "", row(std::string("b"), 2)});
-  out->commit(batch(1, 1), {row(std::string("a"), 1), "", row(std::string("b"), 2)});
-  output(words, 2, 2)->commit(batch(1, 1), {row(std::string("a"), 1), "", row(std::string("b"), 2)});
-  EXPECT_THAT(sql("select * from words order by word"), ElementsAre("a|1", "b|2"));
-}
-
-TEST_F(SqliteTest, WithAKeyTheLastRowCounts) {
-  sql("create table words (word text primary key, n)");
-  const auto out = output(words_by_key, 2);
-  out->commit(batch(1, 1), {row(std::string("a"), 1) + row(std::string("b"), 1), row(std::string("a"), 2)});
-  out->commit(batch(2, 2), {row(std::string("b"), 3)});
-  EXPECT_THAT(sql("select * from words order by word"), ElementsAre("a|2", "b|3"));
-}
-
-TEST_F(SqliteTest, AKeyOfAllColumnsKeepsWhatIsThere) {
-  sql("create table words (word text primary key)");
-  const auto out = output({.name = "words", .columns = {"word"}, .key = {"word"}}, 1);
-  out->commit(batch(1, 1), {row(std::string("a")) + row(std::string("a"))});
-  EXPECT_THAT(sql("select * from words"), ElementsAre("a"));
-}
-
-TEST_F(SqliteTest, RowsOfSettledBatchesGo) {
-  sql("create table words (word, n)");
-  const auto out = output(words, 2);
-  const std::string query = "select batch / 1000000000, epoch from sluice_batches order by batch";
-  out->commit(batch(1, 1), {row(std::string("a"), 1)});
-  out->commit(batch(3, 2), {row(std::string("a"), 1)});  // the second is owed
-  out->commit(batch(4, 2), {row(std::string("a"), 1)});
-  EXPECT_THAT(sql(query), ElementsAre("3|1", "4|1"));
-  out->commit(batch(2, 2), {row(std::string("a"), 1)});
-  EXPECT_THAT(sql(query), ElementsAre("2|1", "3|1", "4|1"));
-  out->commit(batch(5, 5), {row(std::string("a"), 1)});
-  EXPECT_THAT(sql(query), ElementsAre("5|1"));
-  out->commit(batch(6, 6), {});  // empty: nothing is asked of the database
-  EXPECT_THAT(sql(query), ElementsAre("5|1"));
 }
 
 TEST_F(SqliteTest, ARowThatIsRefusedLeavesNothingOfItsBatch) {
@@ -249,21 +188,6 @@ TEST_F(SqliteTest, ABatchThatIsCutOffByAKillIsThereOnce) {
   EXPECT_THAT(sql("select * from words order by word"), ElementsAre("a|1", "b|2"));
   output(words, 2, 2)->commit(batch(1, 1), parts);
   EXPECT_THAT(sql("select * from words order by word"), ElementsAre("a|1", "b|2"));
-}
-
-TEST_F(SqliteTest, ADriverThatHasBeenReplacedIsFenced) {
-  sql("create table words (word, n)");
-  const auto old = output(words, 2, 1);
-  const auto replacing = output(words, 2, 2);
-  EXPECT_EQ(code_of([&] { old->commit(batch(1, 1), {row(std::string("a"), 1)}); }), Code::fenced);
-  EXPECT_EQ(code_of([&] { output(words, 2, 1); }), Code::fenced);
-  replacing->commit(batch(1, 1), {row(std::string("b"), 1)});
-  EXPECT_THAT(sql("select * from words"), ElementsAre("b|1"));
-  // Without a checkpoint directory the newest is the one that counts.
-  const auto without = output(words, 2, 0);
-  EXPECT_EQ(code_of([&] { replacing->commit(batch(2, 2), {row(std::string("a"), 1)}); }), Code::fenced);
-  without->commit(batch(3, 3), {row(std::string("c"), 1)});
-  EXPECT_THAT(sql("select word from words order by word"), ElementsAre("b", "c"));
 }
 
 TEST_F(SqliteTest, WithoutACheckpointDirectoryARunBeginsAnew) {

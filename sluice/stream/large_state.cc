@@ -62,7 +62,7 @@ void LargeState::make_working(const Start& start) {
   }
   const auto listed = files.list(root);
   for (const FileInfo& each : listed.value_or(std::vector<FileInfo>{})) {
-    const std::string_view name = std::string_view(each.path).substr(each.path.find_last_of('/') + 1);
+    const std::string_view name = base_name(each.path);
     std::uint64_t epoch = 0;
     const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), epoch);
     const bool is_older = error == std::errc() && end == name.data() + name.size() && epoch < start.epoch;
