@@ -28,7 +28,6 @@
 #include "sluice/api/state_backend.h"
 #include "sluice/runtime/kill_point.h"
 #include "sluice/stream/driver.h"
-#include "sluice/stream/large_window.h"
 #include "sluice/stream/update_state.h"
 #include "sluice/stream/window_state.h"
 
@@ -229,13 +228,7 @@ class DStream : public Operators<DStream, T> {
     const detail::StateOf<State> state{driver_->engine().next_id(), partitions};
     auto kernel = detail::ship<detail::ZipKernel, detail::WindowStateKernel<K, V, F, Inverse>>(
         *made, detail::StateOf<State>{state}, std::int64_t{options.length.count()}, std::int64_t{node_->slide.count()},
-        detail::Fn<F>{f}, detail::Fn<Inverse>{inverse});
-    using Large = detail::LargeWindowKernel<K, V, F, Inverse>;
-    auto large_kernel = detail::ship<detail::ZipKernel, Large>(
-        *made, std::uint64_t{state.operation}, std::int64_t{options.length.count()}, std::int64_t{node_->slide.count()},
         detail::Fn<F>{f}, detail::Fn<Inverse>{std::move(inverse)});
-    auto large_snapshot = detail::ship<detail::Kernel, detail::LargeSnapshotKernel<K, detail::WindowContent<V>>>(
-        *made, std::uint64_t{state.operation});
     auto snapshot = detail::ship<detail::Kernel, detail::SnapshotKernel<K, detail::WindowContent<V>, State>>(
         *made, detail::StateOf<State>{state});
     const auto stream = driver_->add_stream(made, {reduced.node_}, options.slide);
@@ -248,7 +241,7 @@ class DStream : public Operators<DStream, T> {
                                if (large == nullptr) {
                                  return detail::StateOf<State>::make(partition, partitions, seed);
                                }
-                               return Large::make_partition(large, partition, partitions, seed);
+                               return detail::make_large_window<K, V>(large, partition, partitions, seed);
                              },
                              [](const detail::StateSchema& written) {
                                return written.kind == "window" && written.key == schema_of<K>() &&
@@ -256,19 +249,18 @@ class DStream : public Operators<DStream, T> {
                              }};
     // Batches that entered before the last slide live on as deltas inside the state.
     stream->reach = std::min(options.slide, options.length) - node_->slide;
-    stream->compute = [driver = driver_.get(), parent = reduced.node_, made, node = stream.get(), kernel, snapshot,
-                       large_kernel, large_snapshot, options, partitions](Time time) {
+    stream->compute = [driver = driver_.get(), parent = reduced.node_, made, kernel, snapshot, options,
+                       partitions](Time time) {
       detail::Engine& engine = driver->engine();
       std::vector<detail::NodePtr> entering;
       for (const Time t : parent->times(driver->zero(), time - std::min(options.slide, options.length), time)) {
         const detail::NodePtr batch = parent->left_out(t, time) ? parent->empty(partitions) : parent->at(engine, t);
         entering.push_back(detail::by_key<K, V>(engine, made, batch, partitions));
       }
-      const bool large = node->state->large != nullptr;
-      const detail::NodePtr sums =
-          detail::make_zip(made, type_ops<T>(), std::move(entering), large ? large_kernel : kernel, true,
-                           time.time_since_epoch().count());
-      return detail::make_narrow(made, type_ops<T>(), sums, large ? large_snapshot : snapshot, true);
+      return detail::make_narrow(
+          made, type_ops<T>(),
+          detail::make_zip(made, type_ops<T>(), std::move(entering), kernel, true, time.time_since_epoch().count()),
+          snapshot, true);
     };
     return WindowDStream<T>(DStream<T>(driver_, stream, default_partitions_));
   }
@@ -502,56 +494,53 @@ class DStream : public Operators<DStream, T> {
   std::size_t default_partitions_;
 };
 
-/// The result of reduce_by_key_and_window with an inverse: (key, sum over the window).
-template <class T>
-class WindowDStream : public DStream<T> {
+/// A stream whose operator keeps state; `Self` is what derives from it.
+template <class Self, class T>
+class StatefulDStream : public DStream<T> {
  public:
   /// See DStream.
-  WindowDStream name(std::string name) const {
+  Self name(std::string name) const {
     DStream<T>::name(std::move(name));
-    return *this;
+    return static_cast<const Self&>(*this);
   }
   /// See DStream.
-  WindowDStream alias(std::string name) const {
+  Self alias(std::string name) const {
     DStream<T>::alias(std::move(name));
-    return *this;
+    return static_cast<const Self&>(*this);
   }
-  /// See StateDStream.
-  WindowDStream state(const StateBackend& backend) const {
-    backend.bind(*this->driver(), *this->stream_node());
-    return *this;
+  /// Where the state is kept: `sluice::rocksdb` for state that outgrows memory. Said once, before start(); the same
+  /// operator may say something else in a later run. See state_backend.h.
+  Self state(const StateBackend& backend) const {
+    backend.bind(*this->driver(), *keeper_);
+    return static_cast<const Self&>(*this);
   }
 
-  explicit WindowDStream(DStream<T> sums) : DStream<T>(std::move(sums)) {}
+ protected:
+  StatefulDStream(DStream<T> records, detail::StreamNodePtr keeper)
+      : DStream<T>(std::move(records)), keeper_(std::move(keeper)) {}
+
+ private:
+  detail::StreamNodePtr keeper_;
 };
 
-/// The result of update_state_by_key: (key, state) of all keys at each batch.
+/// The result of reduce_by_key_and_window with an inverse: (key, sum over the window).
+template <class T>
+class WindowDStream : public StatefulDStream<WindowDStream<T>, T> {
+ public:
+  explicit WindowDStream(const DStream<T>& sums) : StatefulDStream<WindowDStream<T>, T>(sums, sums.stream_node()) {}
+};
+
+/// The result of update_state_by_key: (key, state) of all keys at each batch. Its name is that of `changes()`, too.
 template <class K, class S>
-class StateDStream : public DStream<std::pair<K, S>> {
+class StateDStream : public StatefulDStream<StateDStream<K, S>, std::pair<K, S>> {
  public:
   /// Only the keys for which the function was called in the batch, and which have a state. With `idle_keeps_state`
   /// these are the keys of the batch: the cost follows the input, not the state.
   const DStream<std::pair<K, S>>& changes() const { return changes_; }
-  /// See DStream; of both streams.
-  StateDStream name(std::string name) const {
-    DStream<std::pair<K, S>>::name(std::move(name));
-    return *this;
-  }
-  /// See DStream.
-  StateDStream alias(std::string name) const {
-    DStream<std::pair<K, S>>::alias(std::move(name));
-    return *this;
-  }
 
-  /// Where the state is kept: `sluice::rocksdb` for state that outgrows memory. Said once, before start(); the same
-  /// operator may say something else in a later run. See state_backend.h.
-  StateDStream state(const StateBackend& backend) const {
-    backend.bind(*this->driver(), *changes_.stream_node());
-    return *this;
-  }
-
-  StateDStream(DStream<std::pair<K, S>> all, DStream<std::pair<K, S>> changes)
-      : DStream<std::pair<K, S>>(std::move(all)), changes_(std::move(changes)) {}
+  StateDStream(DStream<std::pair<K, S>> all, const DStream<std::pair<K, S>>& changes)
+      : StatefulDStream<StateDStream<K, S>, std::pair<K, S>>(std::move(all), changes.stream_node()),
+        changes_(changes) {}
 
  private:
   DStream<std::pair<K, S>> changes_;
@@ -575,12 +564,6 @@ auto DStream<T>::update_state_by_key(F f, UpdateStateOptions options, Place wher
     return detail::ship<detail::ZipKernel, detail::UpdateStateKernel<K, V, S, F>>(
         *made, detail::StateOf<State>{state}, bool{options.idle_keeps_state}, bool{in_order}, detail::Fn<F>{f});
   };
-  const auto large_kernel = [&](bool in_order) {
-    return detail::ship<detail::ZipKernel, detail::LargeUpdateKernel<K, V, S, F>>(
-        *made, std::uint64_t{state.operation}, bool{options.idle_keeps_state}, bool{in_order}, detail::Fn<F>{f});
-  };
-  auto large_snapshot = detail::ship<detail::Kernel, detail::LargeSnapshotKernel<K, detail::UpdateContent<S>>>(
-      *made, std::uint64_t{state.operation});
   auto snapshot = detail::ship<detail::Kernel, detail::SnapshotKernel<K, detail::UpdateContent<S>, State>>(
       *made, detail::StateOf<State>{state});
   const auto stream = driver_->add_stream(made, {node_}, node_->slide);
@@ -599,25 +582,20 @@ auto DStream<T>::update_state_by_key(F f, UpdateStateOptions options, Place wher
                              return written.kind == "update_state_by_key" && written.key == schema_of<K>() &&
                                     detail::ValueReader<S>::fits(written.value);
                            }};
-  // `state(...)` may still say where the state lies.
-  stream->compute = [driver = driver_.get(), parent = node_, made, partitions, node = stream.get(),
-                     shuffled = kernel(true), in_place = kernel(false), large_shuffled = large_kernel(true),
-                     large_in_place = large_kernel(false)](Time time) {
+  stream->compute = [driver = driver_.get(), parent = node_, made, partitions, shuffled = kernel(true),
+                     in_place = kernel(false)](Time time) {
     detail::Engine& engine = driver->engine();
     const detail::NodePtr by_key = detail::by_key<K, V>(engine, made, parent->at(engine, time), partitions);
     const bool in_order = std::holds_alternative<detail::ShuffledBody>(by_key->body);
-    const bool large = node->state->large != nullptr;
-    const auto& update = in_order ? (large ? large_shuffled : shuffled) : (large ? large_in_place : in_place);
-    return detail::make_zip(made, type_ops<Out>(), {by_key}, update, true, time.time_since_epoch().count());
+    return detail::make_zip(made, type_ops<Out>(), {by_key}, in_order ? shuffled : in_place, true,
+                            time.time_since_epoch().count());
   };
   const DStream<Out> changes(driver_, stream, default_partitions_);
   // The function is called for all keys: what it gives is all there is, in the same order.
   if (!options.idle_keeps_state) return StateDStream<K, S>(changes, changes);
-  const auto all = changes.template derive<Out>(
-      made, [made, node = stream.get(), snapshot, large_snapshot](detail::Engine&, const detail::NodePtr& parent) {
-        const bool large = node->state->large != nullptr;
-        return detail::make_narrow(made, type_ops<Out>(), parent, large ? large_snapshot : snapshot, true);
-      });
+  const auto all = changes.template derive<Out>(made, [made, snapshot](detail::Engine&, const detail::NodePtr& parent) {
+    return detail::make_narrow(made, type_ops<Out>(), parent, snapshot, true);
+  });
   all.stream_node()->in_batch_only = true;
   return StateDStream<K, S>(all, changes);
 }

@@ -28,6 +28,7 @@
 #include "sluice/core/evolve.h"
 #include "sluice/core/keyed.h"
 #include "sluice/core/stores.h"
+#include "sluice/stream/large_state.h"
 
 namespace sluice::detail {
 
@@ -46,6 +47,19 @@ void save_value(const V& value, Encoder& out) {
     Encoder sized;
     encode(value, sized);
     out.text(sized.view());
+  }
+}
+
+/// The same back.
+template <class V>
+V load_value(Decoder& in) {
+  if constexpr (is_plain_v<V>) {
+    return decode<V>(in);
+  } else {
+    Decoder value(in.text());
+    V loaded = decode<V>(value);
+    value.expect_end();
+    return loaded;
   }
 }
 
@@ -286,14 +300,8 @@ class KeyedState : public StatePartition {
   static K load_key(Decoder& in) {
     if constexpr (is_plain_v<K>) {
       return decode<K>(in);
-    } else if constexpr (is_text_key_v<K>) {
-      return K(in.text());
     } else {
-      const std::string_view bytes = in.text();
-      Decoder key(bytes);
-      K decoded = decode<K>(key);
-      key.expect_end();
-      return decoded;
+      return key_of_bytes<K>(in.text());
     }
   }
   template <class V>
@@ -394,6 +402,9 @@ class SnapshotKernel : public Kernel {
  public:
   explicit SnapshotKernel(StateOf<State> state) : state_(state) {}
   std::unique_ptr<Pipe> open(const OpenAt& at, Pipe& next) const override {
+    if (auto large = large_partition(at, state_.operation)) {
+      return std::make_unique<LargeSnapshot<K, Content>>(std::move(large), at, next);
+    }
     return std::make_unique<Snapshot>(state_, at, next);
   }
 

@@ -281,6 +281,19 @@ std::string_view key_bytes(const typename KeyTraits<K>::Kept& key) {
   }
 }
 
+/// The key of such bytes.
+template <class K>
+K key_of_bytes(std::string_view bytes) {
+  if constexpr (is_text_key_v<K>) {
+    return K(bytes);
+  } else {
+    Decoder in({bytes.data(), bytes.size()});
+    K key = decode<K>(in);
+    in.expect_end();
+    return key;
+  }
+}
+
 /// Reads states by the number of the schema that they were written with.
 template <class S>
 class LargeReader {
@@ -334,17 +347,8 @@ class LargeEmitter {
     key.remove_prefix(2);  // its group
     // Views in keys live as long as their chunk.
     if constexpr (has_views_v<K>) key = texts_.copy(key);
-    Open& open = *open_;
-    if constexpr (is_plain_v<K>) {
-      Decoder in({key.data(), key.size()});
-      open.cursor_.emplace(decode<K>(in), std::move(state));
-    } else if constexpr (is_text_key_v<K>) {
-      open.cursor_.emplace(K(key), std::move(state));
-    } else {
-      Decoder in({key.data(), key.size()});
-      open.cursor_.emplace(decode<K>(in), std::move(state));
-    }
-    if (++in_chunk_ == chunk_max) open.flush();
+    open_->cursor_.emplace(key_of_bytes<K>(key), std::move(state));
+    if (++in_chunk_ == chunk_max) open_->flush();
   }
 
  private:
@@ -355,141 +359,115 @@ class LargeEmitter {
   Open* open_ = nullptr;
 };
 
-/// Finds a partition's state where a task runs; the driver has put it there.
+/// A partition's state where a task runs, if that is where it lies; then the driver has put it there.
 inline std::shared_ptr<LargePartition> large_partition(const OpenAt& at, std::uint64_t operation) {
-  auto found = at.task.environment().states.find(operation, at.partition);
-  SLUICE_ASSERT(found != nullptr);
-  return std::static_pointer_cast<LargePartition>(std::move(found));
+  return std::dynamic_pointer_cast<LargePartition>(at.task.environment().states.find(operation, at.partition));
 }
 
-/// As UpdateStateKernel, over a LargeState.
+/// What UpdateStateKernel opens over a LargePartition.
 template <class K, class V, class S, class F>
-class LargeUpdateKernel : public ZipKernel {
+class LargeUpdateOf final : public LargeUpdate {
  public:
-  LargeUpdateKernel(std::uint64_t operation, bool idle_keeps_state, bool in_order, Fn<F> f)
-      : operation_(operation), idle_keeps_state_(idle_keeps_state), in_order_(in_order), f_(std::move(f)) {}
-
-  std::unique_ptr<ZipInputs> open(const OpenAt& at, std::size_t, Pipe& next) const override {
-    return std::make_unique<Update>(*this, at, next);
-  }
+  /// `f` must outlive it.
+  LargeUpdateOf(const OpenAt& at, std::shared_ptr<LargePartition> state, bool idle_keeps_state, bool in_order,
+                const F& f, Pipe& next)
+      : LargeUpdate(at, std::move(state), idle_keeps_state, in_order),
+        f_(f),
+        emits_(!next.ignores_records()),
+        schema_(this->state().whole->schema_now()),
+        reader_(*this->state().whole),
+        emitter_(next) {}
 
  private:
-  class Update final : public LargeUpdate {
-   public:
-    Update(const LargeUpdateKernel& kernel, const OpenAt& at, Pipe& next)
-        : LargeUpdate(at, large_partition(at, kernel.operation_), kernel.idle_keeps_state_, kernel.in_order_),
-          kernel_(kernel),
-          emits_(!next.ignores_records()),
-          schema_(state().whole->schema_now()),
-          reader_(*state().whole),
-          emitter_(next) {}
+  void push(const void* records, std::size_t count) override {
+    if (again() || count == 0) return;
+    const auto* in = static_cast<const Keyed<K, V>*>(records);
+    typename LargeEmitter<K, S>::Open open(emitter_);
+    begin_chunk(key_group(in[0].hash));
+    for (std::size_t i = 0; i < count; ++i) {
+      add(key_group(in[i].hash), key_bytes<K>(in[i].key));
+      values_.emplace_back(in[i].value);
+      if constexpr (has_views_v<V>) rest(values_.back(), texts_);
+    }
+    open.close();
+  }
+  void finish() override {
+    typename LargeEmitter<K, S>::Open open(emitter_);
+    finish_all();
+    open.close();
+    emitter_.next().finish();
+  }
+  bool update(std::string_view key, std::span<const std::uint32_t> numbers, std::optional<std::string_view> before,
+              Encoder& after) override {
+    std::span<const V> values;
+    if (numbers.size() == 1) {
+      values = {&values_[numbers[0]], 1};
+    } else if (!numbers.empty()) {
+      gathered_.clear();
+      for (const std::uint32_t number : numbers) gathered_.emplace_back(values_[number]);
+      values = {gathered_.begin(), gathered_.size()};
+    }
+    std::optional<S> state;
+    if (before.has_value()) state.emplace(reader_.read(*before));
+    try {
+      state = f_(values, std::move(state));
+    } catch (...) {
+      rethrow_at_record(at(), calls_);
+    }
+    ++calls_;
+    if (!state.has_value()) return false;
+    after.varint(schema_);
+    encode(*state, after);
+    if (emits_) emitter_.emit(key, std::move(*state));
+    return true;
+  }
+  void emit(std::string_view key, std::string_view bytes) override { emitter_.emit(key, reader_.read(bytes)); }
+  void forget_values() override {
+    values_.clear();
+    if constexpr (has_views_v<V>) texts_.clear();
+  }
 
-   private:
-    void push(const void* records, std::size_t count) override {
-      if (again() || count == 0) return;
-      const auto* in = static_cast<const Keyed<K, V>*>(records);
-      typename LargeEmitter<K, S>::Open open(emitter_);
-      begin_chunk(key_group(in[0].hash));
-      for (std::size_t i = 0; i < count; ++i) {
-        add(key_group(in[i].hash), key_bytes<K>(in[i].key));
-        values_.emplace_back(in[i].value);
-        if constexpr (has_views_v<V>) rest(values_.back(), texts_);
-      }
-      open.close();
-    }
-    void finish() override {
-      typename LargeEmitter<K, S>::Open open(emitter_);
-      finish_all();
-      open.close();
-      emitter_.next().finish();
-    }
-    bool update(std::string_view key, std::span<const std::uint32_t> numbers, std::optional<std::string_view> before,
-                Encoder& after) override {
-      std::span<const V> values;
-      if (numbers.size() == 1) {
-        values = {&values_[numbers[0]], 1};
-      } else if (!numbers.empty()) {
-        gathered_.clear();
-        for (const std::uint32_t number : numbers) gathered_.emplace_back(values_[number]);
-        values = {gathered_.begin(), gathered_.size()};
-      }
-      std::optional<S> state;
-      if (before.has_value()) state.emplace(reader_.read(*before));
-      try {
-        state = kernel_.f_.f(values, std::move(state));
-      } catch (...) {
-        rethrow_at_record(at(), calls_);
-      }
-      ++calls_;
-      if (!state.has_value()) return false;
-      after.varint(schema_);
-      encode(*state, after);
-      if (emits_) emitter_.emit(key, std::move(*state));
-      return true;
-    }
-    void emit(std::string_view key, std::string_view bytes) override { emitter_.emit(key, reader_.read(bytes)); }
-    void forget_values() override {
-      values_.clear();
-      if constexpr (has_views_v<V>) texts_.clear();
-    }
-
-    const LargeUpdateKernel& kernel_;
-    const bool emits_;
-    const std::uint64_t schema_;
-    const LargeReader<S> reader_;
-    LargeEmitter<K, S> emitter_;
-    Dense<V> values_;
-    Dense<V> gathered_;
-    Arena texts_;
-    std::uint64_t calls_ = 0;
-  };
-
-  std::uint64_t operation_;
-  bool idle_keeps_state_;
-  bool in_order_;
-  Fn<F> f_;
+  const F& f_;
+  const bool emits_;
+  const std::uint64_t schema_;
+  const LargeReader<S> reader_;
+  LargeEmitter<K, S> emitter_;
+  Dense<V> values_;
+  Dense<V> gathered_;
+  Arena texts_;
+  std::uint64_t calls_ = 0;
 };
 
-/// As SnapshotKernel, over a LargeState.
+/// What SnapshotKernel opens over a LargePartition.
 template <class K, class Content>
-class LargeSnapshotKernel : public Kernel {
+class LargeSnapshot : public Pipe {
  public:
-  explicit LargeSnapshotKernel(std::uint64_t operation) : operation_(operation) {}
-  std::unique_ptr<Pipe> open(const OpenAt& at, Pipe& next) const override {
-    return std::make_unique<Snapshot>(large_partition(at, operation_), at, next);
+  LargeSnapshot(std::shared_ptr<LargePartition> state, const OpenAt& at, Pipe& next)
+      : state_(std::move(state)), at_(at), reader_(*state_->whole), emitter_(next) {}
+  void push(const void*, std::size_t) override {}
+  void finish() override {
+    typename Emitter::Open open(emitter_);
+    try {
+      LargeScan scan = state_->scan(state_->first_group, state_->end_group, state_->running);
+      for (std::uint64_t n = 1; scan.next(); ++n) {
+        emitter_.emit(scan.key(), Content::take_out(reader_.read(scan.value())));
+        if (n % chunk_records_max == 0) at_.task.check_cancelled();
+      }
+    } catch (...) {
+      rethrow_at(at_.info);
+    }
+    open.close();
+    emitter_.next().finish();
   }
+  bool full() const override { return false; }
+  bool ignores_records() const override { return true; }
 
  private:
-  class Snapshot : public Pipe {
-   public:
-    Snapshot(std::shared_ptr<LargePartition> state, const OpenAt& at, Pipe& next)
-        : state_(std::move(state)), at_(at), reader_(*state_->whole), emitter_(next) {}
-    void push(const void*, std::size_t) override {}
-    void finish() override {
-      typename Emitter::Open open(emitter_);
-      try {
-        LargeScan scan = state_->scan(state_->first_group, state_->end_group, state_->running);
-        for (std::uint64_t n = 1; scan.next(); ++n) {
-          emitter_.emit(scan.key(), Content::take_out(reader_.read(scan.value())));
-          if (n % chunk_records_max == 0) at_.task.check_cancelled();
-        }
-      } catch (...) {
-        rethrow_at(at_.info);
-      }
-      open.close();
-      emitter_.next().finish();
-    }
-    bool full() const override { return false; }
-    bool ignores_records() const override { return true; }
-
-   private:
-    using Emitter = LargeEmitter<K, typename Content::Out>;
-    const std::shared_ptr<LargePartition> state_;
-    const OpenAt at_;
-    const LargeReader<typename Content::Value> reader_;
-    Emitter emitter_;
-  };
-  std::uint64_t operation_;
+  using Emitter = LargeEmitter<K, typename Content::Out>;
+  const std::shared_ptr<LargePartition> state_;
+  const OpenAt at_;
+  const LargeReader<typename Content::Value> reader_;
+  Emitter emitter_;
 };
 
 }  // namespace sluice::detail

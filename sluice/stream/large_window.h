@@ -20,8 +20,8 @@
 #include <utility>
 #include <vector>
 
+#include "sluice/stream/keyed_state.h"
 #include "sluice/stream/large_state.h"
-#include "sluice/stream/window_state.h"
 
 namespace sluice::detail {
 
@@ -122,123 +122,90 @@ class LargeSlide : public ZipInputs {
   std::shared_ptr<ChangeSet> changes_;
 };
 
-/// Inputs and output as WindowStateKernel.
+/// The partition's part, for keys and values of these types.
+template <class K, class V>
+std::shared_ptr<LargeWindowPartition> make_large_window(const std::shared_ptr<LargeState>& whole, std::size_t partition,
+                                                        std::size_t partitions, std::uint64_t seed) {
+  return std::make_shared<LargeWindowPartition>(
+      whole, partition, partitions, seed,
+      [](std::string_view bytes, std::uint64_t of_seed) {
+        typename KeyTraits<K>::Scratch scratch;
+        const K key = key_of_bytes<K>(bytes);
+        return key_group(KeyTraits<K>::hash(KeyTraits<K>::probe(key, scratch), of_seed));
+      },
+      [](Decoder& in) { static_cast<void>(is_plain_v<V> ? in.bytes(sizeof(V)) : in.text()); });
+}
+
+/// What WindowStateKernel opens over a LargeWindowPartition.
 template <class K, class V, class F, class Inverse>
-class LargeWindowKernel : public ZipKernel {
-  using Value = typename WindowContent<V>::Value;
+class LargeSlideOf final : public LargeSlide {
+  /// As WindowContent has it.
+  using Value = std::pair<V, std::uint32_t>;
 
  public:
-  LargeWindowKernel(std::uint64_t operation, std::int64_t length, std::int64_t step, Fn<F> f, Fn<Inverse> inverse)
-      : operation_(operation), length_(length), step_(step), f_(std::move(f)), inverse_(std::move(inverse)) {}
-
-  std::unique_ptr<ZipInputs> open(const OpenAt& at, std::size_t inputs, Pipe& next) const override {
-    return std::make_unique<Slide>(*this, at, inputs, next);
+  /// `f` and `inverse` must outlive it.
+  LargeSlideOf(const OpenAt& at, std::shared_ptr<LargePartition> state, std::int64_t length, std::int64_t step,
+               std::size_t inputs, const F& f, const Inverse& inverse, Pipe& next)
+      : LargeSlide(at, std::static_pointer_cast<LargeWindowPartition>(std::move(state)), length, step, inputs, next),
+        f_(f),
+        inverse_(inverse),
+        schema_(this->state().whole->schema_now()),
+        reader_(*this->state().whole) {
+    for (std::size_t i = 0; i < inputs; ++i) entering_.push_back(std::make_unique<Entering>(*this, i));
   }
-
-  static std::shared_ptr<StatePartition> make_partition(const std::shared_ptr<LargeState>& whole, std::size_t partition,
-                                                        std::size_t partitions, std::uint64_t seed) {
-    return std::make_shared<LargeWindowPartition>(
-        whole, partition, partitions, seed,
-        [](std::string_view bytes, std::uint64_t of_seed) {
-          typename KeyTraits<K>::Scratch scratch;
-          const K key = read_key(bytes);
-          return key_group(KeyTraits<K>::hash(KeyTraits<K>::probe(key, scratch), of_seed));
-        },
-        [](Decoder& in) { static_cast<void>(is_plain_v<V> ? in.bytes(sizeof(V)) : in.text()); });
-  }
+  Pipe& input(std::size_t index) override { return *entering_[index]; }
 
  private:
-  static V load_value(Decoder& in) {
-    if constexpr (is_plain_v<V>) {
-      return decode<V>(in);
-    } else {
-      Decoder value(in.text());
-      V loaded = decode<V>(value);
-      value.expect_end();
-      return loaded;
-    }
-  }
-  static K read_key(std::string_view bytes) {
-    if constexpr (is_text_key_v<K>) {
-      return K(bytes);
-    } else {
-      Decoder in({bytes.data(), bytes.size()});
-      K key = decode<K>(in);
-      in.expect_end();
-      return key;
-    }
-  }
-
-  class Slide final : public LargeSlide {
+  class Entering final : public Pipe {
    public:
-    Slide(const LargeWindowKernel& kernel, const OpenAt& at, std::size_t inputs, Pipe& next)
-        : LargeSlide(at, std::static_pointer_cast<LargeWindowPartition>(large_partition(at, kernel.operation_)),
-                     kernel.length_, kernel.step_, inputs, next),
-          kernel_(kernel),
-          schema_(state().whole->schema_now()),
-          reader_(*state().whole) {
-      for (std::size_t i = 0; i < inputs; ++i) entering_.push_back(std::make_unique<Entering>(*this, i));
+    Entering(LargeSlideOf& slide, std::size_t input) : slide_(slide), input_(input) {}
+    void push(const void* records, std::size_t count) override {
+      if (slide_.skips(input_)) return;
+      const auto* in = static_cast<const Keyed<K, V>*>(records);
+      Encoder value;
+      for (std::size_t i = 0; i < count; ++i) {
+        value.clear();
+        save_value(in[i].value, value);
+        slide_.add(input_, key_group(in[i].hash), key_bytes<K>(in[i].key), value.view());
+      }
     }
-    Pipe& input(std::size_t index) override { return *entering_[index]; }
+    void finish() override { slide_.input_finished(); }
 
    private:
-    class Entering final : public Pipe {
-     public:
-      Entering(Slide& slide, std::size_t input) : slide_(slide), input_(input) {}
-      void push(const void* records, std::size_t count) override {
-        if (slide_.skips(input_)) return;
-        const auto* in = static_cast<const Keyed<K, V>*>(records);
-        Encoder value;
-        for (std::size_t i = 0; i < count; ++i) {
-          value.clear();
-          save_value(in[i].value, value);
-          slide_.add(input_, key_group(in[i].hash), key_bytes<K>(in[i].key), value.view());
-        }
-      }
-      void finish() override { slide_.input_finished(); }
-
-     private:
-      Slide& slide_;
-      const std::size_t input_;
-    };
-
-    bool slide_key(std::optional<std::string_view> before, std::span<const Touch> touches, Encoder& after) override {
-      Value sum{};
-      if (before.has_value()) sum = reader_.read(*before);
-      for (const Touch& touch : touches) {
-        Decoder in(value_of(touch));
-        V value = load_value(in);
-        if (leaves(touch) && sum.second == 0) in.fail_corrupt("a batch of a window has a key that the window has not");
-        try {
-          if (!leaves(touch)) {
-            sum.first = sum.second++ == 0 ? std::move(value) : kernel_.f_.f(sum.first, value);
-          } else if (--sum.second > 0) {
-            sum.first = kernel_.inverse_.f(sum.first, value);
-          }
-        } catch (...) {
-          rethrow_at_record(at(), calls_);
-        }
-        ++calls_;
-      }
-      if (sum.second == 0) return false;
-      after.varint(schema_);
-      encode(sum, after);
-      return true;
-    }
-
-    friend class Entering;
-    const LargeWindowKernel& kernel_;
-    const std::uint64_t schema_;
-    const LargeReader<Value> reader_;
-    std::vector<std::unique_ptr<Entering>> entering_;
-    std::uint64_t calls_ = 0;
+    LargeSlideOf& slide_;
+    const std::size_t input_;
   };
 
-  std::uint64_t operation_;
-  std::int64_t length_;
-  std::int64_t step_;
-  Fn<F> f_;
-  Fn<Inverse> inverse_;
+  bool slide_key(std::optional<std::string_view> before, std::span<const Touch> touches, Encoder& after) override {
+    Value sum{};
+    if (before.has_value()) sum = reader_.read(*before);
+    for (const Touch& touch : touches) {
+      Decoder in(value_of(touch));
+      V value = load_value<V>(in);
+      if (leaves(touch) && sum.second == 0) in.fail_corrupt("a batch of a window has a key that the window has not");
+      try {
+        if (!leaves(touch)) {
+          sum.first = sum.second++ == 0 ? std::move(value) : f_(sum.first, value);
+        } else if (--sum.second > 0) {
+          sum.first = inverse_(sum.first, value);
+        }
+      } catch (...) {
+        rethrow_at_record(at(), calls_);
+      }
+      ++calls_;
+    }
+    if (sum.second == 0) return false;
+    after.varint(schema_);
+    encode(sum, after);
+    return true;
+  }
+
+  const F& f_;
+  const Inverse& inverse_;
+  const std::uint64_t schema_;
+  const LargeReader<Value> reader_;
+  std::vector<std::unique_ptr<Entering>> entering_;
+  std::uint64_t calls_ = 0;
 };
 
 }  // namespace sluice::detail

@@ -63,6 +63,10 @@ class UpdateStateKernel : public ZipKernel {
       : state_(state), idle_keeps_state_(idle_keeps_state), in_order_(in_order), f_(std::move(f)) {}
 
   std::unique_ptr<ZipInputs> open(const OpenAt& at, std::size_t, Pipe& next) const override {
+    if (auto large = large_partition(at, state_.operation)) {
+      return std::make_unique<LargeUpdateOf<K, V, S, F>>(at, std::move(large), idle_keeps_state_, in_order_, f_.f,
+                                                         next);
+    }
     return std::make_unique<Update>(*this, at, next);
   }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "sluice/stream/keyed_state.h"
+#include "sluice/stream/large_window.h"
 
 namespace sluice::detail {
 
@@ -112,13 +113,12 @@ class WindowState : public KeyedState<K, WindowContent<V>> {
 
  private:
   void load_log(const StateBlock& block) {
-    const ValueReader<V> read(schema_of<V>());
     Decoder in(block.bytes);
     typename Base::Traits::Scratch scratch;
     Delta delta{block.batch, {}};
     for (std::uint64_t left = in.varint(); left > 0; --left) {
       const K key = Base::load_key(in);
-      V value = is_plain_v<V> ? decode<V>(in) : Base::template read_sized<V>(in, read);
+      V value = load_value<V>(in);
       const auto& kept = Base::Traits::probe(key, scratch);
       const std::uint64_t hash = Base::Traits::hash(kept, this->seed());
       if (!this->has_group(hash)) continue;
@@ -158,6 +158,10 @@ class WindowStateKernel : public ZipKernel {
       : state_(state), length_(length), step_(step), f_(std::move(f)), inverse_(std::move(inverse)) {}
 
   std::unique_ptr<ZipInputs> open(const OpenAt& at, std::size_t inputs, Pipe& next) const override {
+    if (auto large = large_partition(at, state_.operation)) {
+      return std::make_unique<LargeSlideOf<K, V, F, Inverse>>(at, std::move(large), length_, step_, inputs, f_.f,
+                                                              inverse_.f, next);
+    }
     return std::make_unique<Slide>(*this, at, inputs, next);
   }
 
