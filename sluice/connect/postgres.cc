@@ -53,12 +53,6 @@ std::string parameter_text(const SqlField& field) {
   return made;
 }
 
-std::string quoted_list(const std::vector<std::string>& names) {
-  std::string text;
-  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + sql_name(name);
-  return text;
-}
-
 class Postgres : public SqlDatabase {
   /// Errors of the library as ours.
   template <class F>
@@ -163,7 +157,7 @@ class Postgres : public SqlDatabase {
         return;
       }
       // One statement must not change a row twice, and the last one counts.
-      const std::string all = quoted_list(table.columns);
+      const std::string all = sql_names(table.columns);
       if (!has_rows_table_) {
         run("create temporary table if not exists " + rows_table + " on commit delete rows as select " + all +
                 ", 0::bigint as " + row_number + " from " + sql_table_name(table.name) + " with no data",
@@ -171,7 +165,7 @@ class Postgres : public SqlDatabase {
         has_rows_table_ = true;
       }
       copy(rows_table, table.columns, rows, true);
-      const std::string key = quoted_list(table.key);
+      const std::string key = sql_names(table.key);
       run(sql_insert(table, "select distinct on (" + key + ") " + all + " from " + rows_table + " order by " + key +
                                 ", " + row_number + " desc"),
           {});

@@ -17,12 +17,6 @@ enum class FieldKind : std::uint8_t { null, integer, real, text };
 
 std::int64_t to_number(Time time) { return time.time_since_epoch().count(); }
 
-std::string listed(const std::vector<std::string>& names) {
-  std::string text;
-  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + sql_name(name);
-  return text;
-}
-
 bool has(const std::vector<std::string>& names, const std::string& name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
@@ -83,10 +77,16 @@ std::string sql_table_name(std::string_view name) {
   return sql_name(name.substr(0, dot)) + "." + sql_name(name.substr(dot + 1));
 }
 
+std::string sql_names(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + sql_name(name);
+  return text;
+}
+
 std::string sql_insert(const SqlTable& table, const std::string& source) {
-  std::string text = "insert into " + sql_table_name(table.name) + " (" + listed(table.columns) + ") " + source;
+  std::string text = "insert into " + sql_table_name(table.name) + " (" + sql_names(table.columns) + ") " + source;
   if (table.key.empty()) return text;
-  text += " on conflict (" + listed(table.key) + ") do ";
+  text += " on conflict (" + sql_names(table.key) + ") do ";
   std::string changes;
   for (const std::string& column : table.columns) {
     if (has(table.key, column)) continue;
@@ -154,7 +154,7 @@ void SqlOutput::check_table() {
   const auto missing = std::find_if(table_.columns.begin(), table_.columns.end(),
                                     [&there](const std::string& column) { return !has(there, column); });
   if (missing != table_.columns.end()) {
-    refuse("table \"" + table_.name + "\" has no column \"" + *missing + "\"; it has " + listed(there));
+    refuse("table \"" + table_.name + "\" has no column \"" + *missing + "\"; it has " + sql_names(there));
   }
   database_->check_insert(table_);
 }

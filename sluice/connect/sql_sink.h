@@ -134,6 +134,8 @@ class SqlDatabase {
 /// "name", with what is in it doubled; of "schema.table" each part.
 std::string sql_name(std::string_view name);
 std::string sql_table_name(std::string_view name);
+/// Several, with commas between them.
+std::string sql_names(const std::vector<std::string>& names);
 /// `insert into table (columns) SOURCE on conflict ...`, as the table's key says.
 std::string sql_insert(const SqlTable& table, const std::string& source);
 
