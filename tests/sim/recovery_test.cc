@@ -154,7 +154,12 @@ void live(std::uint64_t seed, bool with_files) {
                                                     {.length = interval * window_batches, .slide = interval * 2})
                           .name("window");
   if (seed % 4 == 1) {  // not of the fixture
-    const StateBackend database(&open_simulated, {.memory_bytes = std::size_t{64} << seed % 8}, nullptr);
+    // Snapshots during which batches go on.
+    const auto open = [](const sluice::detail::DatabasePlace& place) -> std::unique_ptr<sluice::detail::StateDatabase> {
+      return std::make_unique<SimulatedDatabase>(
+          place, [] { world->runtime.wait_for(std::chrono::milliseconds(world->random.below(250))); });
+    };
+    const StateBackend database(open, {.memory_bytes = std::size_t{64} << seed % 8}, nullptr);
     totals.state(database);
     idle_totals.state(database);
     window.state(database);

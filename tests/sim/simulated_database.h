@@ -2,6 +2,7 @@
 // itself, under crashes and faults of the disk.
 #pragma once
 
+#include <functional>
 #include <iterator>
 #include <map>
 #include <memory>
@@ -26,7 +27,9 @@ class SimulatedDatabase : public sluice::detail::StateDatabase {
   using Listed = std::vector<std::pair<std::string, std::string>>;
 
  public:
-  explicit SimulatedDatabase(const sluice::detail::DatabasePlace& place) : files_(place.files) {
+  /// `at_snapshot` is called when one is made; what it waits for makes it take as long.
+  SimulatedDatabase(const sluice::detail::DatabasePlace& place, std::function<void()> at_snapshot)
+      : files_(place.files), at_snapshot_(std::move(at_snapshot)) {
     for (const sluice::detail::SnapshotFile& file : place.snapshot_files) {
       kill_point("recovery.mid_snapshot");
       const std::string bytes = read_file(files_, place.snapshot + "/" + file.name);
@@ -83,6 +86,7 @@ class SimulatedDatabase : public sluice::detail::StateDatabase {
   std::vector<sluice::detail::SnapshotFile> snapshot(const std::string& directory) override {
     files_.remove_all(directory);
     files_.make_directories(directory);
+    at_snapshot_();
     Encoder all;
     {
       const std::lock_guard lock(mutex_);
@@ -102,13 +106,10 @@ class SimulatedDatabase : public sluice::detail::StateDatabase {
 
  private:
   FileSystem& files_;
+  const std::function<void()> at_snapshot_;
   std::unique_ptr<File> written_;
   std::mutex mutex_;
   Entries entries_;
 };
-
-inline std::unique_ptr<sluice::detail::StateDatabase> open_simulated(const sluice::detail::DatabasePlace& place) {
-  return std::make_unique<SimulatedDatabase>(place);
-}
 
 }  // namespace sluice::testing
