@@ -156,46 +156,40 @@ TEST(SocketInput, GivesLinesLargerThanItsBuffers) {
   EXPECT_THAT(stream.await_lines(3), ElementsAre("a", large, "b"));
 }
 
-// Time moves only by hand: the batch takes what had come at its time, though it is asked for later.
-TEST(SocketInput, ABatchHoldsWhatHadComeAtItsTime) {
-  testing::HandRuntime runtime;
-  Stream stream(runtime);
-  const Time zero = runtime.clock().now();
-  stream.start();
-  const auto server = stream.accept();
-  const auto await_stored = [&](std::size_t bytes) {
-    while (stream.budget->used() < bytes) system_runtime().wait_for(100us);
-  };
-  stream.send(*server, "first\n");
-  await_stored(6);
-  runtime.advance(100ms);
-  stream.send(*server, "second\n");
-  await_stored(13);
-  EXPECT_THAT(stream.lines(zero + 50ms), ElementsAre("first"));
-  EXPECT_THAT(stream.lines(zero + 100ms), ElementsAre("second"));
-  EXPECT_THAT(stream.lines(zero + 150ms), IsEmpty());
-  EXPECT_EQ(stream.told.blocks, 0u);
+// The batch takes what had come at its time, though it is asked for later.
+TEST(SocketInputSimulation, ABatchHoldsWhatHadComeAtItsTime) {
+  testing::Simulation sim(3, {.message_delay_max = 1ms});
+  sim.run([&] {
+    Stream stream(sim);
+    stream.start();
+    const auto server = stream.accept();
+    const Time zero = sim.clock().now();
+    stream.send(*server, "first\n");
+    sim.wait_for(75ms);
+    stream.send(*server, "second\n");
+    sim.wait_for(75ms);
+    EXPECT_THAT(stream.lines(zero + 50ms), ElementsAre("first"));
+    EXPECT_THAT(stream.lines(zero + 100ms), ElementsAre("second"));
+    EXPECT_THAT(stream.lines(zero + 150ms), IsEmpty());
+    EXPECT_EQ(stream.told.blocks, 0u);
+    stream.stop();
+  });
 }
 
-TEST(SocketInput, SealsABlockWhenItsIntervalHasPassed) {
-  testing::HandRuntime runtime;
-  Stream stream(runtime);
-  stream.start();
-  const auto server = stream.accept();
-  std::size_t bytes = 0;
-  for (int i = 0; i < 3; ++i) {
-    stream.send(*server, "line\n");
-    bytes += 5;
-    while (stream.budget->used() < bytes) system_runtime().wait_for(100us);
-    runtime.advance(201ms);
-    // The next line is read by a receiver that sees the interval has passed.
-    stream.send(*server, "x\n");
-    bytes += 2;
-    while (stream.budget->used() < bytes) system_runtime().wait_for(100us);
-    runtime.advance(201ms);
-  }
-  stream.lines(runtime.clock().now());
-  EXPECT_GE(stream.told.blocks, 3u);
+TEST(SocketInputSimulation, SealsABlockWhenItsIntervalHasPassed) {
+  testing::Simulation sim(3, {.message_delay_max = 1ms});
+  sim.run([&] {
+    Stream stream(sim);
+    stream.start();
+    const auto server = stream.accept();
+    for (int i = 0; i < 3; ++i) {
+      stream.send(*server, "line\n");
+      sim.wait_for(201ms);
+    }
+    stream.lines(sim.clock().now());
+    EXPECT_EQ(stream.told.blocks, 3u);
+    stream.stop();
+  });
 }
 
 TEST(SocketInput, ReportsAnEndedConnectionAndConnectsAgain) {
