@@ -34,8 +34,9 @@ from typing import Iterable, Iterator, NamedTuple
 may_include = {
     "runtime": {"runtime"},
     "core": {"core", "runtime"},
+    "cluster": {"cluster", "core", "runtime"},
     "stream": {"stream", "core", "runtime"},
-    "api": {"api", "stream", "core", "runtime"},
+    "api": {"api", "stream", "cluster", "core", "runtime"},
     "connect": {"connect", "api", "runtime"},
     "ui": {"ui", "api", "runtime"},
     "testkit": {"testkit", "api", "runtime"},

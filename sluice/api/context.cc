@@ -3,22 +3,46 @@
 #include <algorithm>
 #include <charconv>
 
+#include "sluice/cluster/scheduler.h"
 #include "sluice/core/text_reader.h"
 #include "sluice/runtime/process.h"
 
 namespace sluice {
 namespace {
 
-std::size_t cores_of(const std::string& master) {
-  if (master == "local") return 1;
-  if (master == "local[*]") return core_count();
+/// What a master's name says.
+struct Master {
   std::size_t cores = 0;
-  if (master.starts_with("local[") && master.ends_with("]")) {
-    const char* end = master.data() + master.size() - 1;
-    const auto [stop, error] = std::from_chars(master.data() + 6, end, cores);
-    if (error == std::errc() && stop == end && cores >= 1 && cores <= 4096) return cores;
+  /// Processes with so many cores each; 0: threads of this one.
+  std::size_t executors = 0;
+};
+
+/// The numbers of "NAME[A,B]"; nothing when it is written otherwise.
+std::vector<std::size_t> numbers_of(std::string_view master, std::string_view name) {
+  if (!master.starts_with(name) || !master.ends_with(']')) return {};
+  master.remove_suffix(1);
+  master.remove_prefix(name.size());
+  if (!master.starts_with('[')) return {};
+  std::vector<std::size_t> numbers;
+  while (!master.empty()) {
+    master.remove_prefix(1);  // '[' or ','
+    std::size_t number = 0;
+    const auto [stop, error] = std::from_chars(master.data(), master.data() + master.size(), number);
+    if (error != std::errc() || number < 1 || number > 4096) return {};
+    numbers.push_back(number);
+    master.remove_prefix(static_cast<std::size_t>(stop - master.data()));
+    if (!master.empty() && !master.starts_with(',')) return {};
   }
-  throw Error(Code::bad_setting, {.why = "--sluice.master: \"" + master + "\" is none of local, local[N], local[*]"});
+  return numbers;
+}
+
+Master master_of(const std::string& master) {
+  if (master == "local") return {1};
+  if (master == "local[*]") return {core_count()};
+  if (const auto local = numbers_of(master, "local"); local.size() == 1) return {local[0]};
+  if (const auto cluster = numbers_of(master, "local-cluster"); cluster.size() == 2) return {cluster[1], cluster[0]};
+  throw Error(Code::bad_setting, {.why = "--sluice.master: \"" + master +
+                                         "\" is none of local, local[N], local[*], local-cluster[E,N]"});
 }
 
 }  // namespace
@@ -27,7 +51,8 @@ Context::Context(const ContextOptions& options) {
   detail::SettingsReader settings;
   app_ = settings.text("app", options.app, "sluice");
   detail::EngineOptions engine;
-  engine.cores = cores_of(settings.text("master", options.master, "local[*]"));
+  const Master master = master_of(settings.text("master", options.master, "local[*]"));
+  engine.cores = master.cores * std::max<std::size_t>(master.executors, 1);
   partitions_ = settings.number("partitions", options.partitions, 4);
   if (partitions_ > detail::key_groups) {
     throw Error(Code::bad_setting, {.why = "--sluice.partitions: at most " + std::to_string(detail::key_groups)});
@@ -40,7 +65,31 @@ Context::Context(const ContextOptions& options) {
   engine.encode_tasks = settings.flag("encode-tasks", options.encode_tasks);
   engine.check_views = settings.flag("check-views", options.check_views);
   if (engine.check_views) Arena::set_poison_released(true);
-  engine_ = std::make_shared<detail::Engine>(runtime, std::move(engine));
+  const auto timeout = std::chrono::milliseconds(settings.number(
+      "executor-timeout",
+      static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(options.executor_timeout).count()),
+      1000));
+  detail::Engine::MakeRunner make_runner;
+  if (master.executors > 0) {
+    make_runner = [&](detail::Engine& made) {
+      detail::ClusterOptions cluster;
+      cluster.executors = master.executors;
+      cluster.cores = static_cast<std::uint32_t>(master.cores);
+      cluster.memory_bytes = made.options().blocks.memory_bytes;
+      cluster.spill_directory = made.options().blocks.spill_directory;
+      cluster.task_tries = made.options().task_tries;
+      cluster.executor_timeout = timeout;
+      // Processes live in the real world alone.
+      std::unique_ptr<detail::ClusterManager> manager;
+      if (&runtime == &system_runtime()) {
+        manager = detail::make_local_processes(runtime);
+      } else {
+        manager = std::make_unique<detail::ThreadExecutors>(runtime);
+      }
+      return std::make_unique<detail::ClusterScheduler>(made, std::move(manager), cluster);
+    };
+  }
+  engine_ = std::make_shared<detail::Engine>(runtime, std::move(engine), make_runner);
   too_long_counter_ = engine_->next_id();
   settings_ = settings.in_force();
 }

@@ -22,8 +22,9 @@ namespace sluice {
 struct ContextOptions {
   /// Name of the application (app).
   std::string app{};
-  /// Where tasks run (master): "local" one thread, "local[N]" N threads, "local[*]" one a core of this process. Empty:
-  /// "local[*]".
+  /// Where tasks run (master): "local" one thread, "local[N]" N threads, "local[*]" one a core of this process;
+  /// "local-cluster[E,N]" E processes of this host with N threads each, for which the program must begin with
+  /// `sluice::init`. Empty: "local[*]".
   std::string master{};
   /// Partitions of shuffles and collections where a call does not say (partitions). It decides the order of results,
   /// so it never follows the number of cores. 0: 4.
@@ -42,6 +43,8 @@ struct ContextOptions {
   /// Sends what rests or shuffles through its codec and poisons memory given back, so that a view that outlives its
   /// batch is seen (check-views).
   bool check_views = false;
+  /// On a cluster, silence after which an executor is given up (executor-timeout, in milliseconds). 0: 1 s.
+  Duration executor_timeout{};
   /// The outside world; nullptr: the system's. Must outlive the context.
   Runtime* runtime = nullptr;
 };
@@ -53,7 +56,7 @@ using MemoryBlock = detail::MemoryBlock;
 /// Threads: RDDs may be made and run from several threads.
 class Context {
  public:
-  /// Errors: SLU-114 a setting that can't be understood.
+  /// Errors: SLU-114 a setting that can't be understood; SLU-212 executors do not come.
   explicit Context(const ContextOptions& options = {});
 
   /// The records of `values`, cut into `partitions` (0: the default) equal runs.

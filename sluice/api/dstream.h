@@ -225,7 +225,9 @@ class DStream : public Operators<DStream, T> {
     const DStream<T> reduced = this->reduce_by_key(f, partitions, where);
     check_window(options, *made);
     using State = detail::WindowState<K, V>;
-    const detail::StateOf<State> state{driver_->engine().next_id(), partitions};
+    const detail::StateOf<State> state{driver_->engine().next_id(), partitions,
+                                       State::schema(options.length, options.slide)};
+    const auto maker = detail::ship<detail::StateMaker, detail::StateMakerOf<State>>(*made, detail::StateOf<State>{state});
     auto kernel = detail::ship<detail::ZipKernel, detail::WindowStateKernel<K, V, F, Inverse>>(
         *made, detail::StateOf<State>{state}, std::int64_t{options.length.count()}, std::int64_t{node_->slide.count()},
         detail::Fn<F>{f}, detail::Fn<Inverse>{std::move(inverse)});
@@ -234,13 +236,9 @@ class DStream : public Operators<DStream, T> {
     const auto stream = driver_->add_stream(made, {reduced.node_}, options.slide);
     stream->stateful = stream->in_batch_only = true;
     stream->state =
-        detail::StateBinding{state.operation, partitions, State::schema(options.length, options.slide),
-                             [partitions, node = stream.get()](
-                                 std::size_t partition, std::uint64_t seed) -> std::shared_ptr<detail::StatePartition> {
-                               const auto& large = node->state->large;
-                               if (large == nullptr) {
-                                 return detail::StateOf<State>::make(partition, partitions, seed);
-                               }
+        detail::StateBinding{state.operation, partitions, state.schema, maker,
+                             [partitions](const std::shared_ptr<detail::LargeState>& large, std::size_t partition,
+                                          std::uint64_t seed) -> std::shared_ptr<detail::StatePartition> {
                                return detail::make_large_window<K, V>(large, partition, partitions, seed);
                              },
                              [](const detail::StateSchema& written) {
@@ -249,7 +247,7 @@ class DStream : public Operators<DStream, T> {
                              }};
     // Batches that entered before the last slide live on as deltas inside the state.
     stream->reach = std::min(options.slide, options.length) - node_->slide;
-    stream->compute = [driver = driver_.get(), parent = reduced.node_, made, kernel, snapshot, options,
+    stream->compute = [driver = driver_.get(), parent = reduced.node_, made, kernel, maker, snapshot, options,
                        partitions](Time time) {
       detail::Engine& engine = driver->engine();
       std::vector<detail::NodePtr> entering;
@@ -259,7 +257,7 @@ class DStream : public Operators<DStream, T> {
       }
       return detail::make_narrow(
           made, type_ops<T>(),
-          detail::make_zip(made, type_ops<T>(), std::move(entering), kernel, true, time.time_since_epoch().count()),
+          detail::make_zip(made, type_ops<T>(), std::move(entering), kernel, true, time.time_since_epoch().count(), maker),
           snapshot, true);
     };
     return WindowDStream<T>(DStream<T>(driver_, stream, default_partitions_));
@@ -559,7 +557,9 @@ auto DStream<T>::update_state_by_key(F f, UpdateStateOptions options, Place wher
   const auto made = info("update_state_by_key", where);
   const std::size_t partitions = partitions_or_default(options.partitions);
   using State = detail::UpdateState<K, S>;
-  const detail::StateOf<State> state{driver_->engine().next_id(), partitions};
+  const detail::StateOf<State> state{driver_->engine().next_id(), partitions,
+                                     State::schema("update_state_by_key", node_->slide)};
+  const auto maker = detail::ship<detail::StateMaker, detail::StateMakerOf<State>>(*made, detail::StateOf<State>{state});
   const auto kernel = [&](bool in_order) {
     return detail::ship<detail::ZipKernel, detail::UpdateStateKernel<K, V, S, F>>(
         *made, detail::StateOf<State>{state}, bool{options.idle_keeps_state}, bool{in_order}, detail::Fn<F>{f});
@@ -569,13 +569,9 @@ auto DStream<T>::update_state_by_key(F f, UpdateStateOptions options, Place wher
   const auto stream = driver_->add_stream(made, {node_}, node_->slide);
   stream->stateful = stream->in_batch_only = true;
   stream->state =
-      detail::StateBinding{state.operation, partitions, State::schema("update_state_by_key", node_->slide),
-                           [partitions, node = stream.get()](
-                               std::size_t partition, std::uint64_t seed) -> std::shared_ptr<detail::StatePartition> {
-                             const auto& large = node->state->large;
-                             if (large == nullptr) {
-                               return detail::StateOf<State>::make(partition, partitions, seed);
-                             }
+      detail::StateBinding{state.operation, partitions, state.schema, maker,
+                           [partitions](const std::shared_ptr<detail::LargeState>& large, std::size_t partition,
+                                        std::uint64_t) -> std::shared_ptr<detail::StatePartition> {
                              return std::make_shared<detail::LargePartition>(large, partition, partitions);
                            },
                            [](const detail::StateSchema& written) {
@@ -583,12 +579,12 @@ auto DStream<T>::update_state_by_key(F f, UpdateStateOptions options, Place wher
                                     detail::ValueReader<S>::fits(written.value);
                            }};
   stream->compute = [driver = driver_.get(), parent = node_, made, partitions, shuffled = kernel(true),
-                     in_place = kernel(false)](Time time) {
+                     in_place = kernel(false), maker](Time time) {
     detail::Engine& engine = driver->engine();
     const detail::NodePtr by_key = detail::by_key<K, V>(engine, made, parent->at(engine, time), partitions);
     const bool in_order = std::holds_alternative<detail::ShuffledBody>(by_key->body);
     return detail::make_zip(made, type_ops<Out>(), {by_key}, in_order ? shuffled : in_place, true,
-                            time.time_since_epoch().count());
+                            time.time_since_epoch().count(), maker);
   };
   const DStream<Out> changes(driver_, stream, default_partitions_);
   // The function is called for all keys: what it gives is all there is, in the same order.

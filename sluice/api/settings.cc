@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <mutex>
 
-#include "sluice/core/remote_task.h"
+#include "sluice/cluster/manager.h"
 #include "sluice/runtime/errors.h"
 #include "sluice/runtime/process.h"
 
@@ -23,6 +23,7 @@ constexpr std::array known{"master",
                            "task-tries",
                            "encode-tasks",
                            "check-views",
+                           "executor-timeout",
                            "checkpoint",
                            "batch",
                            "block-interval",
@@ -68,7 +69,7 @@ Error bad_setting(std::string_view name, const std::string& why) {
 }  // namespace
 
 void init(int& argc, char** argv) {
-  detail::run_tasks_if_child(argc, argv);
+  detail::run_executor_if_child(argc, argv);
   CommandLine& line = command_line();
   const std::lock_guard lock(line.mutex);
   int kept = 1;

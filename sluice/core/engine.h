@@ -23,6 +23,7 @@
 #include "sluice/core/node.h"
 #include "sluice/core/stores.h"
 #include "sluice/core/task.h"
+#include "sluice/core/task_runner.h"
 
 namespace sluice::detail {
 
@@ -66,7 +67,10 @@ struct Product;
 
 class Engine : public std::enable_shared_from_this<Engine> {
  public:
-  Engine(Runtime& runtime, EngineOptions options);
+  /// Makes the runner of an engine's tasks; the engine outlives it.
+  using MakeRunner = std::function<std::unique_ptr<TaskRunner>(Engine&)>;
+  /// Without `make_runner` tasks run on threads of this process.
+  Engine(Runtime& runtime, EngineOptions options, const MakeRunner& make_runner = nullptr);
   ~Engine();
 
   /// Runs the targets together. A failure of one does not keep the others from succeeding, and does not make what they
@@ -76,7 +80,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::vector<JobResult> run(const std::vector<NodePtr>& targets, const JobOptions& options = {});
 
   /// Takes cores away from tasks, for receivers; SLU-105 when none would be left. Negative gives them back.
-  void reserve_cores(long cores);
+  void reserve_cores(long cores) { runner_->reserve_cores(cores); }
   std::size_t cores() const { return options_.cores; }
 
   /// An id no other shuffle, cached RDD, accumulator or state of this engine has.
@@ -93,29 +97,18 @@ class Engine : public std::enable_shared_from_this<Engine> {
   ShuffleStore& shuffles() { return shuffles_; }
   StateStore& states() { return states_; }
   TaskEnvironment& environment() { return environment_; }
+  TaskRunner& runner() { return *runner_; }
   const EngineOptions& options() const { return options_; }
 
  private:
   using Cancelled = const std::atomic<bool>*;
-  /// What a task came to: a result, or an error, or the cached partition that it lacked.
-  struct Outcome {
-    TaskResult result;
-    /// Of the last attempt; those that failed in any attempt are in `failed`.
-    std::exception_ptr error;
-    FailedOutputs failed;
-    std::optional<BlockId> lost;
-    bool cancelled = false;
-  };
   /// What failed in a task that was to make more than that, by the targets that need it: it is made alone, one set of
   /// targets after the other, because two tasks of a round must not work on the same state (S1 in state.h).
   using ProductsByTargets = std::map<std::vector<std::size_t>, std::set<Product>>;
   void run_rounds(Job& job, TaskId stage, Cancelled cancelled);
-  void settle_failures(const std::vector<TaskProgram>& tasks, const std::vector<Outcome>& outcomes, bool were_apart,
-                       Job& job, ProductsByTargets& apart);
+  void settle_failures(const std::vector<TaskProgram>& tasks, const std::vector<TaskOutcome>& outcomes,
+                       bool were_apart, Job& job, ProductsByTargets& apart);
   void adopt(const TaskProgram& program, TaskResult& result, Job& job);
-  std::vector<Outcome> run_tasks(const std::vector<TaskProgram>& programs, const TaskId& stage, Cancelled cancelled);
-  Outcome run_with_retries(const TaskProgram& program, TaskId id, Cancelled cancelled);
-  TaskResult run_once(const TaskProgram& program, const TaskId& id, Cancelled cancelled, FailedOutputs& failed);
 
   Runtime& runtime_;
   EngineOptions options_;
@@ -123,13 +116,10 @@ class Engine : public std::enable_shared_from_this<Engine> {
   ShuffleStore shuffles_;
   StateStore states_;
   TaskEnvironment environment_;
-  std::unique_ptr<Executors> executors_;
-  std::atomic<std::size_t> task_cores_;
+  std::unique_ptr<TaskRunner> runner_;
   std::atomic<std::uint64_t> next_id_{0};
   std::atomic<std::uint64_t> jobs_{0};
   std::atomic<std::uint64_t> stages_{0};
-  std::atomic<std::uint64_t> tasks_{0};
-  std::atomic<std::uint64_t> failed_attempts_{0};
   std::mutex accumulators_mutex_;
   std::map<std::uint64_t, std::int64_t> accumulators_;
 };
@@ -144,9 +134,9 @@ NodePtr make_shuffled(Engine& engine, OperatorInfoPtr info, const TypeOps& type,
                       Shipped<ShuffleKernel> kernel, std::size_t partitions, bool by_key);
 NodePtr make_union(OperatorInfoPtr info, std::vector<NodePtr> parents, UnionBody::How how,
                    std::size_t coalesced_partitions = 0);
-/// Parents must be partitioned alike. `batch`: for operators with state, the batch time.
+/// Parents must be partitioned alike. `batch`, `state`: for operators with state, the batch time, and what makes it.
 NodePtr make_zip(OperatorInfoPtr info, const TypeOps& type, std::vector<NodePtr> parents, Shipped<ZipKernel> kernel,
-                 bool by_key, std::int64_t batch = 0);
+                 bool by_key, std::int64_t batch = 0, Shipped<StateMaker> state = {});
 NodePtr make_cached(Engine& engine, NodePtr parent, Keep level);
 /// Computes the parent and gives nothing.
 NodePtr make_discard(OperatorInfoPtr info, NodePtr parent);

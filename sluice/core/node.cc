@@ -100,13 +100,13 @@ NodePtr make_union(OperatorInfoPtr info, std::vector<NodePtr> parents, UnionBody
 }
 
 NodePtr make_zip(OperatorInfoPtr info, const TypeOps& type, std::vector<NodePtr> parents, Shipped<ZipKernel> kernel,
-                 bool by_key, std::int64_t batch) {
+                 bool by_key, std::int64_t batch, Shipped<StateMaker> state) {
   const std::size_t partitions = parents.at(0)->partitions;
   for (const NodePtr& parent : parents) SLUICE_ASSERT(parent->partitions == partitions);
   auto node = make_node(std::move(info), type, std::move(parents), partitions);
   node->by_key = by_key;
   node->batch = batch;
-  node->body = ZipBody{std::move(kernel)};
+  node->body = ZipBody{std::move(kernel), std::move(state)};
   return node;
 }
 

@@ -57,6 +57,8 @@ struct UnionBody {
 };
 struct ZipBody {
   Shipped<ZipKernel> kernel;
+  /// See RunZip.
+  Shipped<StateMaker> state;
 };
 struct CachedBody {
   std::shared_ptr<BlockLease> lease;

@@ -121,7 +121,7 @@ class Planner {
       step.what = PassThrough{};
     } else if (const auto* zip = std::get_if<ZipBody>(&node.body)) {
       for (const NodePtr& parent : node.parents) step.inputs.push_back(add_step(*parent, partition));
-      step.what = RunZip{zip->kernel};
+      step.what = RunZip{zip->kernel, zip->state};
     } else {
       add_cached(std::get<CachedBody>(node.body), node, partition, step);
     }

@@ -9,6 +9,7 @@
 
 #include "sluice/core/stores.h"
 #include "sluice/runtime/kill_point.h"
+#include "sluice/runtime/process.h"
 
 namespace sluice::detail {
 namespace {
@@ -146,7 +147,12 @@ void encode_step(const TaskStep& step, Encoder& out) {
                           encode_type(s.type, out);
                         },
                         [&](const RunKernel& s) { s.kernel.encode_to(out); },
-                        [&](const RunZip& s) { s.kernel.encode_to(out); }, [&](const PassThrough&) {}},
+                        [&](const RunZip& s) {
+                          s.kernel.encode_to(out);
+                          out.u8(s.state ? 1 : 0);
+                          if (s.state) s.state.encode_to(out);
+                        },
+                        [&](const PassThrough&) {}},
              step.what);
 }
 
@@ -171,7 +177,12 @@ TaskStep decode_step(Decoder& in, std::size_t index) {
       break;
     }
     case 3: step.what = RunKernel{Shipped<Kernel>::decode_from(in)}; break;
-    case 4: step.what = RunZip{Shipped<ZipKernel>::decode_from(in)}; break;
+    case 4: {
+      RunZip zip{Shipped<ZipKernel>::decode_from(in), {}};
+      if (in.u8() != 0) zip.state = Shipped<StateMaker>::decode_from(in);
+      step.what = std::move(zip);
+      break;
+    }
     case 5: step.what = PassThrough{}; break;
     default: throw Error(Code::corrupt_data, {.why = "unknown kind of step in a task message"});
   }
@@ -376,7 +387,7 @@ class Attempt {
     if (const auto* source = std::get_if<ReadSource>(&step.what)) {
       source->source->read(where, out);
     } else if (const auto* shuffle = std::get_if<ReadShuffle>(&step.what)) {
-      shuffle->kernel->merge(where, context_.environment().shuffles.get(shuffle->shuffle, step.partition), out);
+      shuffle->kernel->merge(where, buckets(*shuffle, step.partition), out);
     } else if (const auto* block = std::get_if<ReadBlock>(&step.what)) {
       const RestedPtr records = context_.environment().blocks.get(block->block);
       if (records == nullptr) throw BlockLost(block->block);
@@ -385,6 +396,12 @@ class Attempt {
       return step.inputs.empty();
     }
     return true;
+  }
+
+  std::vector<BucketPtr> buckets(const ReadShuffle& shuffle, std::uint32_t target) {
+    const TaskEnvironment& environment = context_.environment();
+    if (environment.buckets == nullptr) return environment.shuffles.get(shuffle.shuffle, target);
+    return environment.buckets->at({shuffle.shuffle, target});
   }
 
   // Nothing before this has changed anything outside the attempt. What may still fail (codecs of the user) comes
@@ -461,6 +478,11 @@ class Attempt {
 };
 
 }  // namespace
+
+std::uint64_t build_of_program() {
+  const Image* const image = image_of(reinterpret_cast<const void*>(&build_of_program));
+  return image == nullptr ? 0 : image->build_id;
+}
 
 void encode_place(const Place& place, Encoder& out) {
   encode(std::string_view(place.file_name()), out);

@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "sluice/core/state.h"
 #include "sluice/core/task.h"
 
 namespace sluice::detail {
@@ -39,6 +40,8 @@ struct RunKernel {
 };
 struct RunZip {
   Shipped<ZipKernel> kernel;
+  /// Of an operator with state in memory; its partition is the step's.
+  Shipped<StateMaker> state;
 };
 /// Passes the records of its inputs on, one input after the other.
 struct PassThrough {};
@@ -112,6 +115,10 @@ using FailedOutputs = std::set<std::uint32_t>;
 /// of it succeeded. Throws what went wrong; nothing is adopted then, and what failed is added to `failed`.
 TaskResult run_task(const TaskProgram& program, const TaskId& id, TaskEnvironment& environment,
                     const std::atomic<bool>* cancelled = nullptr, FailedOutputs* failed = nullptr);
+
+/// The build of this program: of the image that the engine is linked into. Only processes of one build understand each
+/// other's tasks.
+std::uint64_t build_of_program();
 
 /// A place in the user's program as it travels.
 void encode_place(const Place& place, Encoder& out);

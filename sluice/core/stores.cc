@@ -34,6 +34,27 @@ bool ShuffleStore::put(std::uint64_t shuffle, std::size_t map_partition, std::ve
   return true;
 }
 
+bool ShuffleStore::put_elsewhere(std::uint64_t shuffle, std::size_t map_partition) {
+  const std::lock_guard lock(mutex_);
+  Shuffle& into = shuffles_.at(shuffle);
+  if (into.present.at(map_partition)) return false;
+  into.present[map_partition] = true;
+  --into.missing;
+  into.ever_elsewhere.resize(into.maps.size());
+  const bool is_first = !into.ever_elsewhere[map_partition];
+  into.ever_elsewhere[map_partition] = true;
+  return is_first;
+}
+
+void ShuffleStore::lose(std::uint64_t shuffle, std::size_t map_partition) {
+  const std::lock_guard lock(mutex_);
+  const auto found = shuffles_.find(shuffle);
+  if (found == shuffles_.end() || !found->second.present.at(map_partition)) return;
+  found->second.present[map_partition] = false;
+  found->second.maps[map_partition].clear();
+  ++found->second.missing;
+}
+
 std::vector<BucketPtr> ShuffleStore::get(std::uint64_t shuffle, std::size_t target) {
   const std::lock_guard lock(mutex_);
   const Shuffle& from = shuffles_.at(shuffle);
@@ -42,6 +63,14 @@ std::vector<BucketPtr> ShuffleStore::get(std::uint64_t shuffle, std::size_t targ
   buckets.reserve(from.maps.size());
   for (const auto& map : from.maps) buckets.push_back(map.at(target));
   return buckets;
+}
+
+std::optional<BucketPtr> ShuffleStore::find(std::uint64_t shuffle, std::size_t map_partition, std::size_t target) {
+  const std::lock_guard lock(mutex_);
+  const auto found = shuffles_.find(shuffle);
+  if (found == shuffles_.end() || map_partition >= found->second.maps.size()) return std::nullopt;
+  if (!found->second.present[map_partition]) return std::nullopt;
+  return found->second.maps[map_partition].at(target);
 }
 
 bool ShuffleStore::complete(std::uint64_t shuffle) {
@@ -185,6 +214,21 @@ bool BlockStore::put(const BlockId& id, const RestedPtr& records, Keep level) {
   }
   if (at_once) spill(id, *records);
   return true;
+}
+
+bool BlockStore::put_elsewhere(const BlockId& id) {
+  const std::lock_guard lock(mutex_);
+  const auto [at, made] = blocks_.try_emplace(id);
+  if (made) at->second.used = least_recent_.end();
+  return made;
+}
+
+void BlockStore::lose(const BlockId& id) {
+  const std::lock_guard lock(mutex_);
+  const auto found = blocks_.find(id);
+  if (found == blocks_.end()) return;
+  SLUICE_ASSERT(found->second.type == nullptr);  // it lay elsewhere
+  blocks_.erase(found);
 }
 
 // The lock is not held while the disk works: victims are marked first and dropped from memory when their bytes are
@@ -362,6 +406,16 @@ void StateStore::put(std::uint64_t operation, std::size_t partition, std::shared
   if (tracks_) state->track();
   const std::lock_guard lock(mutex_);
   states_[{operation, partition}] = std::move(state);
+}
+
+void StateStore::remove(std::uint64_t operation, std::size_t partition) {
+  const std::lock_guard lock(mutex_);
+  states_.erase({operation, partition});
+}
+
+void StateStore::clear() {
+  const std::lock_guard lock(mutex_);
+  states_.clear();
 }
 
 void StateStore::remove(std::uint64_t operation) {

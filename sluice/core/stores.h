@@ -11,11 +11,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "sluice/core/program.h"
+#include "sluice/core/state.h"
 
 namespace sluice::detail {
 
@@ -30,8 +32,15 @@ class ShuffleStore {
   /// Adopts the buckets of a map partition; the first attempt that arrives wins, later ones are dropped (they are
   /// equal, see DESIGN 5), and the answer is false.
   bool put(std::uint64_t shuffle, std::size_t map_partition, std::vector<BucketPtr> buckets);
+  /// The map partition lies in another process: it is not missing, and `get` is asked there. True the first time ever:
+  /// not when it was lost meanwhile.
+  bool put_elsewhere(std::uint64_t shuffle, std::size_t map_partition);
+  /// It is missing again.
+  void lose(std::uint64_t shuffle, std::size_t map_partition);
   /// All buckets for `target` in the order of map partitions. The shuffle must be complete.
   std::vector<BucketPtr> get(std::uint64_t shuffle, std::size_t target);
+  /// One of them, perhaps nullptr. nullopt when the map partition is missing.
+  std::optional<BucketPtr> find(std::uint64_t shuffle, std::size_t map_partition, std::size_t target);
   bool complete(std::uint64_t shuffle);
   void close(std::uint64_t shuffle);
   std::size_t size();
@@ -41,6 +50,8 @@ class ShuffleStore {
     std::size_t missing = 0;
     std::vector<std::vector<BucketPtr>> maps;
     std::vector<bool> present;
+    /// Also those that were lost since.
+    std::vector<bool> ever_elsewhere;
   };
   std::mutex mutex_;
   std::unordered_map<std::uint64_t, Shuffle> shuffles_;
@@ -95,6 +106,10 @@ class BlockStore {
   /// and may go to disk, is written at once and not kept in memory. What cannot be written stays in memory, over the
   /// budget: some records cannot be made again.
   bool put(const BlockId& id, const RestedPtr& records, Keep level);
+  /// It lies in another process: `has` says so, and `get` is asked there. False when it is there already.
+  bool put_elsewhere(const BlockId& id);
+  /// It is not there any more.
+  void lose(const BlockId& id);
   /// nullptr when it is not there (any more). Reads it back from disk where it lies there.
   RestedPtr get(const BlockId& id);
   bool has(const BlockId& id);
@@ -138,64 +153,6 @@ class BlockStore {
   bool directory_made_ = false;
 };
 
-/// A piece of a partition's state as it is kept in checkpoints. Types are left out, so that checkpoints can be merged
-/// and inspected without the program; docs/formats.md says what the bytes are.
-struct StateBlock {
-  /// entries: keys of one key group that changed or went. log: what one batch brought in, kept until it leaves a
-  /// window.
-  enum class What : std::uint8_t { entries = 1, log = 2 } what = What::entries;
-  /// Of entries.
-  std::uint32_t group = 0;
-  /// Of a log: batch time.
-  std::int64_t batch = 0;
-  std::string bytes;
-};
-
-/// How an operator's state is written: kept beside it, and compared when a program takes it up again.
-struct StateSchema {
-  /// Kind of operator: "update_state_by_key", "window".
-  std::string kind;
-  /// schema_of key and value.
-  std::string key;
-  std::string value;
-  /// Size of each encoded key and value; 0: each has its length before it.
-  std::uint32_t key_bytes = 0;
-  std::uint32_t value_bytes = 0;
-  /// Logs of batches up to (last slide - this) have left; 0: there are no logs.
-  std::int64_t log_length = 0;
-  /// Time between two batches of the operator.
-  std::int64_t slide = 0;
-  friend bool operator==(const StateSchema&, const StateSchema&) = default;
-};
-
-/// State of one partition of one operator; its content is known to the operator alone (keyed_state.h).
-///
-/// Checkpoints: `freeze` fixes what has changed since the one before; `write` hands it out in pieces, between batches
-/// or while they run. A batch that is about to change a frozen group writes that group first. So a checkpoint costs
-/// what changed, and no batch waits for more than the groups it touches itself.
-///
-/// Threads: one at a time, a task or the driver.
-class StatePartition {
- public:
-  virtual ~StatePartition() = default;
-  /// From now on changes are kept in mind for `freeze`.
-  virtual void track() = 0;
-  /// What `write` gives is what has changed since the last freeze, as it is now. Everything frozen before must have
-  /// been written. Cost: O(key groups in use).
-  virtual void freeze() = 0;
-  /// Appends frozen content, at least one block, until they have about `bytes_max`. False when nothing is left.
-  virtual bool write(std::size_t bytes_max, std::vector<StateBlock>& out) = 0;
-  /// Takes in a block of a checkpoint; blocks of older checkpoints come first. `written`: how it was written. Keys of
-  /// other partitions are left out. Errors: SLU-301, SLU-302.
-  virtual void load(const StateBlock& block, const StateSchema& written) = 0;
-  /// All blocks are loaded: the state is that after the operator's batch `version`.
-  virtual void loaded(std::int64_t version) = 0;
-  /// The operator's last batch; 0: there was none.
-  virtual std::int64_t last_batch() const = 0;
-  /// All of it counts as changed.
-  virtual void mark_all() = 0;
-};
-
 /// State of operators, by (operator, partition). One task works on a partition at a time.
 class StateStore {
  public:
@@ -208,6 +165,8 @@ class StateStore {
   /// From now on state that is made keeps its changes in mind (StatePartition::track).
   void track() { tracks_ = true; }
   void remove(std::uint64_t operation);
+  void remove(std::uint64_t operation, std::size_t partition);
+  void clear();
 
  private:
   std::mutex mutex_;

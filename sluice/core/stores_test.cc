@@ -487,6 +487,7 @@ class Counter : public StatePartition {
   void loaded(std::int64_t) override {}
   std::int64_t last_batch() const override { return 0; }
   void mark_all() override {}
+  void apply(std::span<const StateBlock>, std::int64_t) override {}
   bool tracked = false;
 };
 

@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "sluice/core/closure.h"
@@ -26,6 +27,11 @@ class ShuffleStore;
 class StateStore;
 class TaskContext;
 
+class Bucket;
+using BucketPtr = std::shared_ptr<const Bucket>;
+/// Buckets of shuffles, by shuffle and target, in the order of map partitions.
+using BucketsByTarget = std::map<std::pair<std::uint64_t, std::uint32_t>, std::vector<BucketPtr>>;
+
 /// What a process that runs tasks has: its stores and settings. One per Context in local mode.
 struct TaskEnvironment {
   Runtime& runtime;
@@ -36,6 +42,8 @@ struct TaskEnvironment {
   std::uint64_t hash_seed = 0;
   /// Test mode: what rests or shuffles goes through its codec.
   bool check_views = false;
+  /// What the task reads of shuffles; nullptr: it is in `shuffles`.
+  const BucketsByTarget* buckets = nullptr;
 };
 
 /// Which attempt of which task this is.
@@ -125,7 +133,6 @@ class Bucket {
   virtual ~Bucket() = default;
   virtual std::size_t bytes() const = 0;
 };
-using BucketPtr = std::shared_ptr<const Bucket>;
 
 /// The map side of a shuffle: a pipe that ends in buckets.
 class ShuffleWriter : public Pipe {

@@ -72,6 +72,9 @@ namespace sluice {
     "nothing to mend if it was started on purpose; see to it that only one runs")                                      \
   X(210, batch_not_recorded, "the batch to be replayed is not recorded in the checkpoint directory",                   \
     "name one that `sluice checkpoint ls` lists, and keep more of them with --sluice.keep-batches=N")                  \
+  X(211, state_lost, "state is lost with the executors that had it",                                                   \
+    "start the program again: it goes on from its checkpoint")                                                         \
+  X(212, no_executors, "no executor is left", "see the executors' logs for why they ended")                            \
   /* 3xx: bytes from disk, wire or closures */                                                                         \
   X(301, corrupt_data, "bytes read from disk or wire are damaged", "restore the file or remove it; see why")           \
   X(302, truncated_data, "bytes read from disk or wire end too early", "restore the file or remove it; see why")       \

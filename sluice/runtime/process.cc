@@ -36,6 +36,8 @@ std::optional<std::string> environment(const std::string& name) {
   return value;
 }
 
+int process_id() { return ::getpid(); }
+
 std::size_t core_count() {
   // The kernel refuses a mask shorter than its own; 1024 cores are the usual size, some kernels have more.
   for (int cores = 1024; cores <= (1 << 20); cores *= 2) {

@@ -26,6 +26,7 @@ struct Checkpointer::State {
   struct Begin {
     Manifest manifest;
     std::uint64_t journal_end;
+    bool whole;
   };
   struct Add {
     std::uint32_t operator_index;
@@ -35,7 +36,8 @@ struct Checkpointer::State {
     std::function<StateSnapshot()> make;
   };
   struct End {};
-  using Job = std::variant<Begin, Add, AddSnapshot, End>;
+  struct Abandon {};
+  using Job = std::variant<Begin, Add, AddSnapshot, End, Abandon>;
 
   State(Runtime& runtime_, Log& journal_, Options options_)
       : runtime(runtime_), journal(journal_), options(std::move(options_)), changed(runtime.condition()) {}
@@ -104,6 +106,7 @@ struct Checkpointer::State {
   void work(Begin& begin) {
     manifest = std::move(begin.manifest);
     journal_end = begin.journal_end;
+    if (begin.whole) chain.clear();
     writer = std::make_unique<StateFileWriter>(files(), options.directory, state_name(chain.empty() ? "base" : "delta"),
                                                chain.empty(), manifest.operators);
   }
@@ -122,6 +125,9 @@ struct Checkpointer::State {
     remove_old();
     merge_if_worth();
   }
+
+  // Its file is removed with the next checkpoint.
+  void work(Abandon&) { writer = nullptr; }
 
   // The newest ones stay, and those that reach as far back as batches are to be kept.
   void remove_old() {
@@ -205,10 +211,10 @@ bool Checkpointer::idle() {
   return state_->jobs.empty();
 }
 
-void Checkpointer::begin(Manifest manifest, std::uint64_t journal_end) {
+void Checkpointer::begin(Manifest manifest, std::uint64_t journal_end, bool whole) {
   const std::lock_guard lock(state_->mutex);
   if (state_->ending) return;
-  state_->jobs.emplace_back(State::Begin{std::move(manifest), journal_end});
+  state_->jobs.emplace_back(State::Begin{std::move(manifest), journal_end, whole});
   state_->changed->notify_all();
 }
 
@@ -231,6 +237,13 @@ void Checkpointer::end() {
   const std::lock_guard lock(state_->mutex);
   if (state_->ending) return;
   state_->jobs.emplace_back(State::End{});
+  state_->changed->notify_all();
+}
+
+void Checkpointer::abandon() {
+  const std::lock_guard lock(state_->mutex);
+  if (state_->ending) return;
+  state_->jobs.emplace_back(State::Abandon{});
   state_->changed->notify_all();
 }
 

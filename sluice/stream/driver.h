@@ -47,7 +47,12 @@ struct StateBinding {
   std::uint64_t operation = 0;
   std::size_t partitions = 0;
   StateSchema schema;
-  std::function<std::shared_ptr<StatePartition>(std::size_t partition, std::uint64_t hash_seed)> make;
+  /// In memory.
+  Shipped<StateMaker> maker;
+  /// In a database.
+  std::function<std::shared_ptr<StatePartition>(const std::shared_ptr<LargeState>&, std::size_t partition,
+                                                std::uint64_t hash_seed)>
+      make_large;
   /// Whether state that was written so can be taken up.
   std::function<bool(const StateSchema& written)> fits;
   /// Of state that does not lie in memory; its partitions are parts of it.
@@ -263,6 +268,7 @@ class Driver {
   void load_state();
   const CheckpointOperator* taken_up(const Manifest& manifest, const StreamNode& stream) const;
   void open_large_states(const Manifest* manifest);
+  void find_states_elsewhere();
   void close_large_states();
   void load_kept(const std::map<std::string, StreamNodePtr>& kept, const CheckpointOperator& from, StateBlock&& block);
   void check_bindings(const Manifest& manifest, const JournalContent& journal) const;
@@ -292,6 +298,8 @@ class Driver {
   bool wait_for_batch(Time time);
   void checkpoint_if_due(Time time, bool at_once);
   void begin_checkpoint(Time time);
+  void freeze_state(Time time);
+  void abandon_checkpoint();
   bool save_some();
   void save_all();
   bool inputs_ended();
@@ -315,6 +323,8 @@ class Driver {
   Time last_batch_{};
   Time last_checkpoint_{};
   bool whole_base_ = false;
+  /// Nobody knows what of the state has changed since the last checkpoint.
+  bool all_changed_ = false;
   std::vector<OwedOutput> owed_;
   Time owed_not_before_{};
   /// How far before a checkpoint inputs are read again.

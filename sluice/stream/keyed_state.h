@@ -21,6 +21,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -232,34 +233,7 @@ class KeyedState : public StatePartition {
     return next_to_write_ < groups();
   }
 
-  void load(const StateBlock& block, const StateSchema& written) override {
-    SLUICE_ASSERT(block.what == StateBlock::What::entries);
-    if (block.group < first_ || block.group >= first_ + groups()) return;
-    const std::uint32_t g = block.group - first_;
-    Group& group = enter(g, 0, [](std::uint32_t) {});
-    used_[g / 64] |= std::uint64_t{1} << (g % 64);
-    const ValueReader<Value> read(written.value);
-    Decoder in(block.bytes);
-    typename Traits::Scratch scratch;
-    for (std::uint64_t left = in.varint(); left > 0; --left) {
-      const K key = load_key(in);
-      const auto& kept = Traits::probe(key, scratch);
-      const std::uint32_t index = group.table.find(own_hash(in, g, kept), kept);
-      if (index == Table::none) continue;  // came and went between two checkpoints
-      group.table[index].value = Entry{};
-      group.table.remove(index);
-      --size_;
-      ++holes_;
-    }
-    for (std::uint64_t left = in.varint(); left > 0; --left) {
-      const K key = load_key(in);
-      const auto& kept = Traits::probe(key, scratch);
-      const std::uint64_t hash = own_hash(in, g, kept);
-      const std::uint32_t index = find_or_insert(group, hash, kept);
-      group.table[index].value = Content::entry(written.value_bytes > 0 ? read(in) : read_sized(in, read));
-    }
-    in.expect_end();
-  }
+  void load(const StateBlock& block, const StateSchema& written) override { load_entries(block, written, 0); }
 
   void loaded(std::int64_t batch) override { version = batch; }
   std::int64_t last_batch() const override { return version; }
@@ -271,8 +245,17 @@ class KeyedState : public StatePartition {
     });
   }
 
-  /// The seed of the key hash; set before `load`.
-  void set_seed(std::uint64_t seed) { seed_ = seed; }
+  void apply(std::span<const StateBlock> blocks, std::int64_t batch) override {
+    const std::uint64_t attempt = begin_attempt();
+    for (const StateBlock& block : blocks) load_entries(block, schema_, attempt);
+    version = batch;
+  }
+
+  /// The seed of the key hash, and how this state is written; set before `load` and `apply`.
+  void set_up(std::uint64_t seed, StateSchema schema) {
+    seed_ = seed;
+    schema_ = std::move(schema);
+  }
 
   /// How this state is written.
   static StateSchema schema(std::string_view kind, Duration slide) {
@@ -289,6 +272,7 @@ class KeyedState : public StatePartition {
  protected:
   bool tracks() const { return tracks_; }
   std::uint64_t seed() const { return seed_; }
+  const StateSchema& own_schema() const { return schema_; }
 
   static void save_key(const typename Traits::Kept& key, Encoder& out) {
     if constexpr (is_plain_v<K>) {
@@ -311,6 +295,45 @@ class KeyedState : public StatePartition {
     V decoded = read(value);
     value.expect_end();
     return decoded;
+  }
+
+  /// `attempt`: 0 for what a checkpoint has anyway; else the entries count as changed in that attempt.
+  void load_entries(const StateBlock& block, const StateSchema& written, std::uint64_t attempt) {
+    SLUICE_ASSERT(block.what == StateBlock::What::entries);
+    if (block.group < first_ || block.group >= first_ + groups()) return;
+    const std::uint32_t g = block.group - first_;
+    Group& group = enter(g, attempt, [](std::uint32_t) {});
+    used_[g / 64] |= std::uint64_t{1} << (g % 64);
+    const bool marks = tracks_ && attempt != 0;
+    const ValueReader<Value> read(written.value);
+    Decoder in(block.bytes);
+    typename Traits::Scratch scratch;
+    for (std::uint64_t left = in.varint(); left > 0; --left) {
+      const K key = load_key(in);
+      const auto& kept = Traits::probe(key, scratch);
+      const std::uint32_t index = group.table.find(own_hash(in, g, kept), kept);
+      if (index == Table::none) continue;  // came and went between two checkpoints
+      group.table[index].value = Entry{};
+      if (marks) {
+        save_key(group.table[index].key, group.gone);
+        ++group.gone_count;
+      }
+      group.table.remove(index);
+      --size_;
+      ++holes_;
+    }
+    for (std::uint64_t left = in.varint(); left > 0; --left) {
+      const K key = load_key(in);
+      const auto& kept = Traits::probe(key, scratch);
+      const std::uint64_t hash = own_hash(in, g, kept);
+      const std::uint32_t index = find_or_insert(group, hash, kept);
+      Entry& entry = group.table[index].value;
+      const bool is_marked = entry.changed;
+      entry = Content::entry(written.value_bytes > 0 ? read(in) : read_sized(in, read));
+      entry.changed = is_marked;
+      if (marks) mark(group, index);
+    }
+    in.expect_end();
   }
 
   static bool worth_compacting(std::size_t holes, std::size_t places) { return holes >= 16 && holes * 2 >= places; }
@@ -375,6 +398,7 @@ class KeyedState : public StatePartition {
   std::uint64_t attempts_ = 0;
   std::uint32_t next_to_write_ = 0;
   std::uint64_t seed_ = 0;
+  StateSchema schema_;
   bool tracks_ = false;
 };
 
@@ -383,24 +407,38 @@ template <class State>
 struct StateOf {
   std::uint64_t operation = 0;
   std::uint64_t partitions = 0;
+  StateSchema schema{};
 
   std::shared_ptr<State> at(const OpenAt& at) const {
     TaskEnvironment& environment = at.task.environment();
-    return std::static_pointer_cast<State>(environment.states.get(
-        operation, at.partition, [&] { return make(at.partition, partitions, environment.hash_seed); }));
+    return std::static_pointer_cast<State>(
+        environment.states.get(operation, at.partition, [&] { return make(at.partition, environment.hash_seed); }));
   }
-  static std::shared_ptr<State> make(std::size_t partition, std::size_t partitions, std::uint64_t seed) {
+  std::shared_ptr<State> make(std::size_t partition, std::uint64_t seed) const {
     auto state = std::make_shared<State>(partition, partitions);
-    state->set_seed(seed);
+    state->set_up(seed, schema);
     return state;
   }
+};
+
+template <class State>
+class StateMakerOf : public StateMaker {
+ public:
+  explicit StateMakerOf(StateOf<State> state) : state_(std::move(state)) {}
+  std::uint64_t operation() const override { return state_.operation; }
+  std::shared_ptr<StatePartition> make(std::size_t partition, std::uint64_t hash_seed) const override {
+    return state_.make(partition, hash_seed);
+  }
+
+ private:
+  StateOf<State> state_;
 };
 
 /// Emits all live entries of a state at the end of its update; the update's own records are left out.
 template <class K, class Content, class State>
 class SnapshotKernel : public Kernel {
  public:
-  explicit SnapshotKernel(StateOf<State> state) : state_(state) {}
+  explicit SnapshotKernel(StateOf<State> state) : state_(std::move(state)) {}
   std::unique_ptr<Pipe> open(const OpenAt& at, Pipe& next) const override {
     if (auto large = large_partition(at, state_.operation)) {
       return std::make_unique<LargeSnapshot<K, Content>>(std::move(large), at, next);

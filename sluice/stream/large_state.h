@@ -210,6 +210,8 @@ class LargePartition : public StatePartition {
   void loaded(std::int64_t batch) override { version = batch; }
   std::int64_t last_batch() const override { return version; }
   void mark_all() override {}
+  /// Never asked for: state in a database is not kept twice.
+  void apply(std::span<const StateBlock>, std::int64_t) override { SLUICE_ASSERT(false); }
 };
 
 /// What is the same for all types in an update of a LargePartition: see UpdateStateKernel, whose twin it is.

@@ -5,7 +5,6 @@
 
 #include "sluice/runtime/kill_point.h"
 #include "sluice/runtime/planted_bug.h"
-#include "sluice/runtime/process.h"
 #include "sluice/stream/driver.h"
 #include "sluice/stream/large_state.h"
 #include "sluice/stream/owed.h"
@@ -17,11 +16,6 @@ namespace {
 constexpr std::size_t slice_bytes = 64 << 10;
 // Slices after a batch that is followed by the next one at once: so that a checkpoint comes to its end.
 constexpr int slices_when_late = 4;
-
-std::uint64_t build_of_program() {
-  const Image* image = image_of(reinterpret_cast<const void*>(&build_of_program));
-  return image == nullptr ? 0 : image->build_id;
-}
 
 [[noreturn]] void fail(Code code, const OperatorInfo& info, std::string why) {
   throw Error(code, {.why = std::move(why), .operation = info.name, .where = info.where});
@@ -101,7 +95,7 @@ void Driver::open_directory() {
   options.wal = options_.wal;
   options.keep_batches = options_.keep_batches;
   options.read_only = options_.dry_run || options_.replay.has_value();
-  engine_->states().track();
+  engine_->runner().track_state();
   directory_ = std::make_unique<CheckpointDirectory>(engine_->runtime(), std::move(options));
   const JournalContent& journal = directory_->journal_content();
   if (!journal.empty) zero_ = journal.zero;
@@ -119,6 +113,7 @@ void Driver::open_directory() {
   }
   load_state();
   if (!directory_->manifest().has_value()) open_large_states(nullptr);
+  find_states_elsewhere();
   for (const std::string& damage : directory_->damage()) {
     std::fprintf(stderr, "sluice: an older checkpoint is used: %s\n", damage.c_str());
   }
@@ -287,7 +282,7 @@ void Driver::open_large_states(const Manifest* manifest) {
             {engine_->runtime(), options_.checkpoint, directory_->epoch(), number++, options_.replay.has_value()},
             snapshot, state.schema);
         for (std::size_t p = 0; p < state.partitions; ++p) {
-          states.put(state.operation, p, state.make(p, engine_->options().hash_seed));
+          states.put(state.operation, p, state.make_large(state.large, p, engine_->options().hash_seed));
         }
       } else if (snapshot != nullptr) {
         read_snapshot(state.read_large, engine_->runtime().files(), options_.checkpoint, *snapshot, written->schema,
@@ -299,6 +294,21 @@ void Driver::open_large_states(const Manifest* manifest) {
       }
     } catch (...) {
       rethrow_at(*stream->info);
+    }
+  }
+}
+
+// So that checkpoints know it from the first batch on.
+void Driver::find_states_elsewhere() {
+  if (!engine_->runner().has_state_elsewhere()) return;
+  for (const StreamNodePtr& stream : streams_) {
+    if (!stream->state) continue;
+    if (stream->state->large != nullptr) {
+      fail(Code::no_state_backend, *stream->info, "on a cluster it is kept in memory: leave out .state(...)");
+    }
+    for (std::size_t p = 0; p < stream->state->partitions; ++p) {
+      if (engine_->states().find(stream->state->operation, p) != nullptr) continue;
+      engine_->states().put(stream->state->operation, p, engine_->runner().make_state(stream->state->maker, p));
     }
   }
 }
@@ -342,7 +352,7 @@ void Driver::load_state() {
       states.remove(stream->state->operation);
       if (stream->state->large != nullptr) continue;
       for (std::size_t p = 0; p < stream->state->partitions; ++p) {
-        states.put(stream->state->operation, p, stream->state->make(p, engine_->options().hash_seed));
+        states.put(stream->state->operation, p, engine_->runner().make_state(stream->state->maker, p));
       }
     }
     const auto load = [&](const CheckpointOperator& from, StateBlock&& block) {
@@ -588,8 +598,10 @@ void Driver::checkpoint_if_due(Time time, bool at_once) {
     if (saving_ != nullptr) save_all();
     directory_->checkpointer().wait_idle();
     if (last_checkpoint_ == time && !whole_base_) return;
-    begin_checkpoint(time);
-    save_all();
+    do {
+      begin_checkpoint(time);
+      save_all();
+    } while (whole_base_);
     return;
   }
   if (saving_ != nullptr) {
@@ -604,7 +616,23 @@ void Driver::checkpoint_if_due(Time time, bool at_once) {
   }
 }
 
+// Executors that had state have ended: what they knew of changes is gone with them.
+void Driver::abandon_checkpoint() {
+  saving_ = nullptr;
+  whole_base_ = all_changed_ = true;
+}
+
 void Driver::begin_checkpoint(Time time) {
+  if (engine_->runner().take_state_moved()) whole_base_ = all_changed_ = true;
+  try {
+    freeze_state(time);
+  } catch (const Error& error) {
+    if (error.code() != Code::state_lost) throw;
+    abandon_checkpoint();
+  }
+}
+
+void Driver::freeze_state(Time time) {
   Manifest manifest;
   manifest.time = time;
   manifest.epoch = directory_->epoch();
@@ -626,6 +654,7 @@ void Driver::begin_checkpoint(Time time) {
         auto state = engine_->states().find(stream->state->operation, p);
         if (state == nullptr) continue;
         manifest.operators.back().batch = state->last_batch();
+        if (all_changed_) state->mark_all();
         state->freeze();
         saving_->partitions.push_back({index, std::move(state)});
       }
@@ -651,8 +680,8 @@ void Driver::begin_checkpoint(Time time) {
   }
   kill_point("checkpoint.begin");
   last_checkpoint_ = time;
-  whole_base_ = false;
-  directory_->checkpointer().begin(std::move(manifest), directory_->journal().log().end());
+  directory_->checkpointer().begin(std::move(manifest), directory_->journal().log().end(), whole_base_);
+  whole_base_ = all_changed_ = false;
   for (auto& make : snapshots) directory_->checkpointer().add(std::move(make));
 }
 
@@ -663,7 +692,15 @@ bool Driver::save_some() {
   if (!saving_->partitions.empty()) {
     const Saving::Partition& front = saving_->partitions.front();
     std::vector<StateBlock> blocks;
-    const bool more = front.state->write(slice_bytes, blocks);
+    bool more = false;
+    try {
+      more = front.state->write(slice_bytes, blocks);
+    } catch (const Error& error) {
+      if (error.code() != Code::state_lost) throw;
+      checkpointer.abandon();
+      abandon_checkpoint();
+      return false;
+    }
     if (!blocks.empty()) checkpointer.add(front.operator_index, std::move(blocks));
     if (!more) saving_->partitions.pop_front();
   } else if (!saving_->kept.empty()) {

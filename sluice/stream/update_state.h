@@ -60,7 +60,7 @@ class UpdateStateKernel : public ZipKernel {
 
  public:
   UpdateStateKernel(StateOf<State> state, bool idle_keeps_state, bool in_order, Fn<F> f)
-      : state_(state), idle_keeps_state_(idle_keeps_state), in_order_(in_order), f_(std::move(f)) {}
+      : state_(std::move(state)), idle_keeps_state_(idle_keeps_state), in_order_(in_order), f_(std::move(f)) {}
 
   std::unique_ptr<ZipInputs> open(const OpenAt& at, std::size_t, Pipe& next) const override {
     if (auto large = large_partition(at, state_.operation)) {

@@ -6,6 +6,7 @@
 #include <deque>
 #include <iterator>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -92,6 +93,21 @@ class WindowState : public KeyedState<K, WindowContent<V>> {
     Base::loaded(batch);
   }
 
+  void apply(std::span<const StateBlock> blocks, std::int64_t batch) override {
+    compact_if_worth();
+    const std::uint64_t attempt = this->begin_attempt();
+    for (const StateBlock& block : blocks) {
+      if (block.what == StateBlock::What::entries) this->load_entries(block, this->own_schema(), attempt);
+    }
+    for (const StateBlock& block : blocks) {
+      if (block.what != StateBlock::What::log) continue;
+      load_log(block);
+      if (this->tracks()) logs_.push_back(block);
+    }
+    while (!deltas.empty() && deltas.front().time <= batch - this->own_schema().log_length) deltas.pop_front();
+    Base::loaded(batch);
+  }
+
   static StateSchema schema(Duration length, Duration slide) {
     StateSchema made = Base::schema("window", slide);
     made.log_length = length.count();
@@ -155,7 +171,7 @@ class WindowStateKernel : public ZipKernel {
 
  public:
   WindowStateKernel(StateOf<State> state, std::int64_t length, std::int64_t step, Fn<F> f, Fn<Inverse> inverse)
-      : state_(state), length_(length), step_(step), f_(std::move(f)), inverse_(std::move(inverse)) {}
+      : state_(std::move(state)), length_(length), step_(step), f_(std::move(f)), inverse_(std::move(inverse)) {}
 
   std::unique_ptr<ZipInputs> open(const OpenAt& at, std::size_t inputs, Pipe& next) const override {
     if (auto large = large_partition(at, state_.operation)) {

@@ -11,6 +11,11 @@ std::string temporary_directory(Runtime& runtime) {
   return (has_memory ? "/dev/shm/sluice-test-" : "/tmp/sluice-test-") + std::to_string(runtime.random_seed());
 }
 
+std::string master_of(const StreamTestOptions& options) {
+  const std::string cores = std::to_string(options.cores) + "]";
+  return options.executors == 0 ? "local[" + cores : "local-cluster[" + std::to_string(options.executors) + "," + cores;
+}
+
 }  // namespace
 
 StreamTest::StreamTest(StreamTestOptions options)
@@ -26,12 +31,14 @@ StreamTest::StreamTest(StreamTestOptions options)
     options.checkpoint = own_directory_;
   }
   context_ = std::make_unique<Context>(ContextOptions{.app = "test",
-                                                      .master = "local[" + std::to_string(options.cores) + "]",
+                                                      .master = master_of(options),
                                                       .partitions = options.partitions,
                                                       .task_tries = options.task_tries,
                                                       .hash_seed = options.hash_seed,
                                                       .encode_tasks = options.encode_tasks,
                                                       .check_views = options.check_views,
+                                                      // A clock turned by hand jumps.
+                                                      .executor_timeout = own_runtime_ ? std::chrono::hours(24) : Duration{},
                                                       .runtime = runtime_});
   streaming_ = std::make_unique<StreamingContext>(
       *context_, StreamingOptions{.batch = options.batch,

@@ -35,6 +35,8 @@ struct StreamTestOptions {
   std::size_t partitions = 2;
   /// Threads that run tasks, and receivers.
   std::size_t cores = 2;
+  /// Executors that tasks run on, with so many `cores` each: a cluster in threads of this process. 0: no cluster.
+  std::size_t executors = 0;
   /// The outside world; nullptr: a HandRuntime of its own. Must outlive the StreamTest.
   Runtime* runtime = nullptr;
   /// Encodes and decodes every task before it runs, as a cluster does.

@@ -1,4 +1,4 @@
-// Any bytes, read as frames (remote_task.h): an error that says so, or payloads whose frames are those that were read.
+// Any bytes, read as messages (cluster/channel.h): an error that says so, or messages that are what was read.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-#include "sluice/core/remote_task.h"
+#include "sluice/cluster/channel.h"
 #include "sluice/runtime/errors.h"
 
 namespace {
@@ -42,8 +42,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::string_view bytes(reinterpret_cast<const char*>(data), size);
   MemoryConnection connection(bytes);
   try {
-    while (const auto payload = sluice::detail::read_frame(connection, sluice::Time::max())) {
-      sluice::detail::write_frame(connection, *payload, sluice::Time::max());
+    while (const auto payload = sluice::detail::read_message(connection, sluice::Time::max())) {
+      sluice::detail::write_message(connection, *payload, sluice::Time::max());
     }
     if (connection.written.size() != size) std::abort();
   } catch (const sluice::Error& error) {

@@ -13,7 +13,6 @@
 #include <typeinfo>
 
 #include "sluice/core/plan.h"
-#include "sluice/core/remote_task.h"
 #include "tests/scenario/matrix.h"
 
 namespace sluice::testing {
@@ -333,16 +332,13 @@ void of_network_and_processes(Collected& error) {
   error("nobody listens there", [&] { transport.connect(Address::tcp("127.0.0.1", 1), Time::max()); });
   error("an address that is none", [&] { transport.connect({"127.0.0.1"}, Time::max()); });
   error("listening to everybody", [&] { transport.listen(Address::tcp("0.0.0.0", 0)); });
-  error("a process that dies of its task", [] {
-    Context ctx{{.master = "local"}};
+  error("a task that ends its executors", [] {
+    Context ctx{{.master = "local-cluster[1,1]"}};
     const auto rdd = ctx.parallelize(Numbers{1}, 1).map([](int x) {
       if (x == 1) std::_Exit(7);
       return x;
     });
-    sluice::detail::Engine& engine = *rdd.engine();
-    const std::vector<sluice::detail::NodePtr> targets{rdd.node()};
-    const auto tasks = plan_round(sluice::detail::Job(targets), engine.shuffles(), engine.blocks());
-    sluice::detail::TaskProcess().run(tasks.at(0), {}, 0);
+    rdd.collect();
   });
 }
 

@@ -65,6 +65,15 @@ inline void everywhere_in_one_life(const std::function<void(StreamTest&)>& body,
       body(t);
     }
   }
+  for (const std::size_t executors : {2, 3}) {
+    if (seeds.has_value()) break;
+    SCOPED_TRACE("local-cluster[" + std::to_string(executors) + ",1]");
+    StreamTestOptions options = base;
+    options.executors = executors;
+    options.cores = 1;
+    StreamTest t(options);
+    body(t);
+  }
   for (std::uint64_t seed = 1; seed <= seeds.value_or(3); ++seed) {
     SCOPED_TRACE("simulation, seed " + std::to_string(seed));
     const std::uint64_t trace = simulate(body, base, seed);

@@ -1,4 +1,4 @@
-#include "sluice/core/remote_task.h"
+#include "sluice/cluster/channel.h"
 
 #include <gtest/gtest.h>
 
@@ -35,7 +35,7 @@ class MemoryConnection : public Connection {
 Code code_of(const std::string& bytes) {
   try {
     MemoryConnection connection(bytes);
-    while (read_frame(connection, Time::max()).has_value()) {
+    while (read_message(connection, Time::max()).has_value()) {
     }
   } catch (const Error& error) {
     return error.code();
@@ -46,14 +46,14 @@ Code code_of(const std::string& bytes) {
 TEST(Frame, ComesBackAsItWasWritten) {
   MemoryConnection connection;
   const std::vector<std::string> payloads{"", "a", std::string(100'000, 'x'), std::string("\0\1\2", 3)};
-  for (const std::string& payload : payloads) write_frame(connection, payload, Time::max());
-  for (const std::string& payload : payloads) EXPECT_EQ(read_frame(connection, Time::max()), payload);
-  EXPECT_EQ(read_frame(connection, Time::max()), std::nullopt);
+  for (const std::string& payload : payloads) write_message(connection, payload, Time::max());
+  for (const std::string& payload : payloads) EXPECT_EQ(read_message(connection, Time::max()), payload);
+  EXPECT_EQ(read_message(connection, Time::max()), std::nullopt);
 }
 
 TEST(Frame, CutAnywhereIsTruncated) {
   MemoryConnection connection;
-  write_frame(connection, "some payload", Time::max());
+  write_message(connection, "some payload", Time::max());
   EXPECT_EQ(code_of(""), Code{});
   for (std::size_t size = 1; size < connection.bytes.size(); ++size) {
     EXPECT_EQ(code_of(connection.bytes.substr(0, size)), Code::truncated_data) << size;
@@ -62,7 +62,7 @@ TEST(Frame, CutAnywhereIsTruncated) {
 
 TEST(Frame, WithAnyBitFlippedIsAnError) {
   MemoryConnection connection;
-  write_frame(connection, "some payload", Time::max());
+  write_message(connection, "some payload", Time::max());
   for (std::size_t bit = 0; bit < connection.bytes.size() * 8; ++bit) {
     std::string damaged = connection.bytes;
     damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ (1 << (bit % 8)));
@@ -70,12 +70,22 @@ TEST(Frame, WithAnyBitFlippedIsAnError) {
   }
 }
 
-TEST(Frame, OverTheLimitIsRefusedByBothSides) {
-  MemoryConnection connection;
-  const std::string large(frame_bytes_max + 1, 'x');
-  EXPECT_THROW(write_frame(connection, large, Time::max()), Error);
-  EXPECT_TRUE(connection.bytes.empty());
-  EXPECT_EQ(code_of(std::string("\1\0\0\4", 4) + std::string(100, 'x')), Code::over_limit);
+TEST(Frame, OverTheLimitIsRefused) {
+  EXPECT_EQ(code_of(std::string("\1\0\x40\0", 4) + std::string(100, 'x')), Code::over_limit);
+  MemoryConnection connection("", 1 << 20);
+  write_message(connection, std::string(frame_bytes_max + 1, 'x'), Time::max());
+  MemoryConnection again(connection.bytes, 1 << 20);
+  EXPECT_EQ(read_message(again, Time::max(), frame_bytes_max + 1)->size(), frame_bytes_max + 1);
+  MemoryConnection other(connection.bytes, 1 << 20);
+  EXPECT_THROW(read_message(other, Time::max(), frame_bytes_max), Error);
+}
+
+TEST(Frame, LargeMessagesTravelInSeveral) {
+  MemoryConnection connection("", 1 << 20);
+  const std::vector<std::string> messages{std::string(frame_bytes_max, 'a'), std::string(2 * frame_bytes_max + 5, 'b'),
+                                          "c"};
+  for (const std::string& message : messages) write_message(connection, message, Time::max());
+  for (const std::string& message : messages) EXPECT_EQ(read_message(connection, Time::max()), message);
 }
 
 }  // namespace

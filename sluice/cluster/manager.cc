@@ -1,0 +1,198 @@
+#include "sluice/cluster/manager.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <string_view>
+
+#include "sluice/runtime/process.h"
+
+namespace sluice::detail {
+namespace {
+
+constexpr std::string_view child_mark = "--sluice-executor";
+constexpr Duration start_time_max = std::chrono::seconds(10);
+/// An executor that ends sooner than this after its start is started again after a pause only.
+constexpr Duration restart_pause = std::chrono::milliseconds(500);
+
+// How an executor is told what to do: over the socket pair to its parent.
+void encode_options(const ExecutorOptions& options, Encoder& out) {
+  out.text(options.driver);
+  out.text(options.token);
+  out.text(options.listen);
+  out.u32(options.cores);
+  out.u64(options.memory_bytes);
+  out.text(options.spill_directory);
+  out.u64(static_cast<std::uint64_t>(options.heartbeat.count()));
+}
+
+ExecutorOptions decode_options(Decoder& in) {
+  ExecutorOptions options;
+  options.driver = std::string(in.text());
+  options.token = std::string(in.text());
+  options.listen = std::string(in.text());
+  options.cores = in.u32();
+  options.memory_bytes = in.u64();
+  options.spill_directory = std::string(in.text());
+  options.heartbeat = Duration(static_cast<std::int64_t>(in.u64()));
+  in.expect_end();
+  return options;
+}
+
+class LocalProcesses final : public ClusterManager {
+ public:
+  explicit LocalProcesses(Runtime& runtime)
+      : runtime_(runtime),
+        stopped_(runtime.condition()),
+        directory_("/tmp/sluice-cluster-" + std::to_string(runtime.random_seed())) {
+    runtime_.files().make_directories(directory_);
+  }
+
+  ~LocalProcesses() override {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+      stopped_->notify_all();
+      // Those that have not ended with the driver's connection by now will not.
+      for (const auto& child : children_) {
+        if (child != nullptr) child->kill(9);
+      }
+    }
+    for (const auto& thread : threads_) thread->join();
+    try {
+      runtime_.files().remove_all(directory_);
+    } catch (const Error& error) {
+      std::fprintf(stderr, "sluice: sockets of executors could not be removed: %s\n", error.what());
+    }
+  }
+
+  void run_executors(const ExecutorOptions& each, std::size_t count) override {
+    children_.resize(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      threads_.push_back(runtime_.spawn("executor process", [this, each, i] { run(each, i); }));
+    }
+  }
+
+  Address driver_address() override { return Address{"unix:" + directory_ + "/driver"}; }
+
+ private:
+  void run(ExecutorOptions options, std::size_t number) {
+    for (std::size_t start = 0;; ++start) {
+      options.listen = "unix:" + directory_ + "/executor-" + std::to_string(number) + "-" + std::to_string(start);
+      const Time begun = runtime_.clock().now();
+      std::shared_ptr<ChildProcess> child;
+      try {
+        child = spawn_self({std::string(child_mark)});
+        Encoder out;
+        encode_options(options, out);
+        write_message(child->connection(), out.view(), begun + start_time_max);
+      } catch (const Error& error) {
+        std::fprintf(stderr, "sluice: an executor could not be started: %s\n", error.what());
+      }
+      {
+        const std::lock_guard lock(mutex_);
+        if (stopping_) return;
+        children_[number] = child;
+      }
+      const int status = child == nullptr ? 0 : child->wait();
+      std::unique_lock lock(mutex_);
+      children_[number] = nullptr;
+      if (stopping_) return;
+      if (status != 0) std::fprintf(stderr, "sluice: an executor has ended with status %d\n", status);
+      const Time next = begun + restart_pause;
+      while (!stopping_ && runtime_.clock().now() < next) stopped_->wait_until(lock, next);
+    }
+  }
+
+  Runtime& runtime_;
+  std::mutex mutex_;
+  std::unique_ptr<Condition> stopped_;
+  const std::string directory_;
+  bool stopping_ = false;
+  std::vector<std::shared_ptr<ChildProcess>> children_;
+  std::vector<std::unique_ptr<Thread>> threads_;
+};
+
+}  // namespace
+
+std::unique_ptr<ClusterManager> make_local_processes(Runtime& runtime) {
+  return std::make_unique<LocalProcesses>(runtime);
+}
+
+void run_executor_if_child(int argc, char** argv) {
+  if (argc < 2 || argv[1] != child_mark) return;
+  Runtime& runtime = system_runtime();
+  const auto parent = connection_to_parent();
+  const auto message = read_message(*parent, runtime.clock().now() + start_time_max);
+  if (!message.has_value()) std::_Exit(1);
+  Decoder in(*message);
+  Executor executor(runtime, decode_options(in));
+  // It does not outlive its parent: nobody would know of it.
+  const auto watch = runtime.spawn("parent", [&] {
+    try {
+      char byte = 0;
+      parent->read({&byte, 1}, Time::max());
+    } catch (const Error&) {
+      // As its end.
+    }
+    executor.close();
+  });
+  int status = 0;
+  try {
+    executor.run();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "sluice: executor: %s\n", error.what());
+    status = 1;
+  }
+  std::fflush(stdout);
+  std::fflush(stderr);
+  std::_Exit(status);  // the rest of main belongs to the driver
+}
+
+ThreadExecutors::ThreadExecutors(Runtime& runtime) : runtime_(runtime) {}
+
+ThreadExecutors::~ThreadExecutors() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    for (const Place& place : places_) {
+      if (place.executor != nullptr) place.executor->close();
+    }
+  }
+  for (const Place& place : places_) {
+    if (place.thread != nullptr) place.thread->join();
+  }
+}
+
+void ThreadExecutors::run_executors(const ExecutorOptions& each, std::size_t count) {
+  const std::lock_guard lock(mutex_);
+  places_.resize(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    places_[i].thread = runtime_.spawn("executor", [this, each, i] { run(i, each); });
+  }
+}
+
+void ThreadExecutors::run(std::size_t number, const ExecutorOptions& options) {
+  ExecutorOptions own = options;
+  own.listen = Address::tcp("127.0.0.1", 0).text;
+  for (;;) {
+    auto executor = std::make_shared<Executor>(runtime_, own);
+    {
+      const std::lock_guard lock(mutex_);
+      if (stopping_) return;
+      places_[number].executor = executor;
+    }
+    try {
+      executor->run();
+    } catch (const Error& error) {
+      const std::lock_guard lock(mutex_);
+      if (!stopping_) std::fprintf(stderr, "sluice: executor: %s\n", error.what());
+    }
+  }
+}
+
+void ThreadExecutors::kill(std::size_t number) {
+  const std::lock_guard lock(mutex_);
+  if (places_.at(number).executor != nullptr) places_[number].executor->close();
+}
+
+}  // namespace sluice::detail

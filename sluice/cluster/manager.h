@@ -1,0 +1,55 @@
+// Where executors come from.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "sluice/cluster/executor.h"
+
+namespace sluice::detail {
+
+/// Runs executors somewhere: threads, processes of this host, a cluster. Who schedules tasks knows no more of it.
+/// Threads: one.
+class ClusterManager {
+ public:
+  /// Ends all executors that it has started.
+  virtual ~ClusterManager() = default;
+  /// Sees to it that so many executors run from now on; one that ends is started again, as a new one. `each.listen` is
+  /// set here.
+  virtual void run_executors(const ExecutorOptions& each, std::size_t count) = 0;
+  /// Where the driver has to listen so that they reach it.
+  virtual Address driver_address() = 0;
+};
+
+/// Processes of this program on this host, which speak over unix sockets in a directory of their own. Each ends when
+/// this process does.
+std::unique_ptr<ClusterManager> make_local_processes(Runtime& runtime);
+
+/// Threads of this process, or of a simulation: for tests.
+class ThreadExecutors : public ClusterManager {
+ public:
+  explicit ThreadExecutors(Runtime& runtime);
+  ~ThreadExecutors() override;
+  void run_executors(const ExecutorOptions& each, std::size_t count) override;
+  Address driver_address() override { return Address::tcp("127.0.0.1", 0); }
+  /// Ends the executor of that number, from 0 on, as if it had been killed. Another takes its place.
+  void kill(std::size_t number);
+
+ private:
+  struct Place {
+    std::shared_ptr<Executor> executor;
+    std::unique_ptr<Thread> thread;
+  };
+  void run(std::size_t number, const ExecutorOptions& options);
+
+  Runtime& runtime_;
+  std::mutex mutex_;
+  bool stopping_ = false;
+  std::vector<Place> places_;
+};
+
+/// In a process made by make_local_processes: runs an executor and never returns.
+void run_executor_if_child(int argc, char** argv);
+
+}  // namespace sluice::detail

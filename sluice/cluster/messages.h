@@ -1,0 +1,248 @@
+// What driver and executors say to each other.
+//
+//     driver <-> executor     Hello/Welcome; then tasks, requests about state, heartbeats      (scheduler.h, executor.h)
+//     executor <-> executor   Hello/Welcome; then buckets of shuffles, changes of state        (executor.h)
+//
+// All run the same binary (its build id is compared), so messages need no version each: the protocol's is said once.
+// A message is its kind (1 byte) and the fields of a struct here, in the bytes of their codecs (core/codec.h).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "sluice/core/codec.h"
+#include "sluice/core/state.h"
+#include "sluice/core/task_runner.h"
+
+namespace sluice::detail {
+
+inline constexpr std::uint32_t protocol_version = 1;
+
+/// Number of an executor, never used again when it is gone: a process that comes back is another one. 0: none.
+using ExecutorId = std::uint32_t;
+
+/// First message of who connects.
+struct Hello {
+  static constexpr std::uint8_t kind = 1;
+  std::uint32_t version = protocol_version;
+  std::uint64_t build = 0;
+  /// Shared by driver and executors of one application; nobody else knows it.
+  std::string token;
+  /// Of an executor that has one.
+  ExecutorId id = 0;
+  /// Of an executor, where others reach it, and the cores it has; 0 when it speaks to another executor.
+  std::string address;
+  std::uint32_t cores = 0;
+  std::int64_t pid = 0;
+};
+
+/// The answer.
+struct Welcome {
+  static constexpr std::uint8_t kind = 2;
+  /// Why not; empty when all is well.
+  std::string refusal;
+  ExecutorId id = 0;
+  std::uint64_t hash_seed = 0;
+  bool check_views = false;
+  bool track_state = false;
+};
+
+/// Where the executors are, whenever that changes. Connections to others are given up.
+struct Peers {
+  static constexpr std::uint8_t kind = 3;
+  struct Peer {
+    ExecutorId id = 0;
+    std::string address;
+  };
+  /// Those with a smaller one are out of date.
+  std::uint64_t version = 0;
+  std::vector<Peer> peers;
+};
+
+/// Where the map partitions of a shuffle are.
+struct ShuffleAt {
+  std::uint64_t shuffle = 0;
+  std::vector<ExecutorId> executors;
+};
+
+/// A task to be run.
+struct RunTask {
+  static constexpr std::uint8_t kind = 4;
+  /// For TaskDone.
+  std::uint64_t ticket = 0;
+  std::uint64_t job = 0;
+  std::uint32_t stage = 0;
+  std::uint32_t task = 0;
+  std::uint32_t attempt = 0;
+  std::int64_t batch = 0;
+  /// Map partitions of the shuffles it writes.
+  std::vector<std::pair<std::uint64_t, std::uint32_t>> writes;
+  /// Of the shuffles it reads.
+  std::vector<ShuffleAt> reads;
+  /// Operations whose state must be there already; that of others is made.
+  std::vector<std::uint64_t> must_exist;
+  /// Keeps a copy of the state that the task changes; 0: none.
+  ExecutorId copy_at = 0;
+  /// TaskProgram.
+  std::string program;
+};
+
+/// Nothing will be asked of these any more.
+struct Forget {
+  static constexpr std::uint8_t kind = 5;
+  std::vector<std::uint64_t> shuffles;
+  std::vector<std::uint64_t> block_owners;
+  std::vector<std::pair<std::uint64_t, std::uint32_t>> states;
+};
+
+/// Tasks with tickets up to this one give up.
+struct Cancel {
+  static constexpr std::uint8_t kind = 6;
+  std::uint64_t ticket = 0;
+};
+
+/// The program ends: so does the executor.
+struct Shutdown {
+  static constexpr std::uint8_t kind = 7;
+};
+
+/// Something is done with a partition of state; the answer is a StateReply.
+struct StateRequest {
+  static constexpr std::uint8_t kind = 8;
+  enum class What : std::uint8_t {
+    /// Makes it anew, empty, with `maker`.
+    make,
+    load,
+    loaded,
+    freeze,
+    write,
+    last_batch,
+    mark_all,
+    /// Sends all of it to the executor `number`, which keeps a copy from now on.
+    copy,
+    /// The copy here becomes the state. What it got of batches after `number` is dropped.
+    promote,
+    /// The state here, which no batch is running on, becomes a copy.
+    demote,
+    /// From now on it keeps changes in mind.
+    track,
+  };
+  std::uint64_t request = 0;
+  What what = What::make;
+  std::uint64_t operation = 0;
+  std::uint32_t partition = 0;
+  std::int64_t number = 0;
+  /// Of `write`: what the `freeze` answered; 0 then: there was nothing.
+  std::int64_t frozen = 0;
+  /// Of the copy here, not of the state itself.
+  bool of_copy = false;
+  std::vector<StateBlock> blocks;
+  StateSchema written;
+  /// Shipped<StateMaker>.
+  std::string maker;
+};
+
+struct StateReply {
+  static constexpr std::uint8_t kind = 9;
+  std::uint64_t request = 0;
+  /// Empty: it succeeded.
+  std::string error;
+  bool more = false;
+  std::int64_t number = 0;
+  std::vector<StateBlock> blocks;
+};
+
+/// The executor lives.
+struct Heartbeat {
+  static constexpr std::uint8_t kind = 10;
+};
+
+/// What a task came to.
+struct TaskDone {
+  static constexpr std::uint8_t kind = 11;
+  enum class How : std::uint8_t { succeeded, failed, block_lost, place_lost };
+  std::uint64_t ticket = 0;
+  How how = How::succeeded;
+  /// succeeded: a TaskResult.
+  std::string result;
+  /// failed: an Error in parts, and the outputs it concerns.
+  std::uint32_t code = 0;
+  std::string why;
+  std::string operation;
+  /// encode_place.
+  std::string where;
+  std::vector<std::uint32_t> failed;
+  /// block_lost.
+  std::uint64_t block_owner = 0;
+  std::uint64_t block_index = 0;
+  /// place_lost: who did not give what was there.
+  ExecutorId place = 0;
+};
+
+/// Buckets of map partitions for one target.
+struct Fetch {
+  static constexpr std::uint8_t kind = 12;
+  std::uint64_t request = 0;
+  std::uint64_t shuffle = 0;
+  std::uint32_t target = 0;
+  std::vector<std::uint32_t> maps;
+};
+
+struct Fetched {
+  static constexpr std::uint8_t kind = 13;
+  std::uint64_t request = 0;
+  /// False: some are not here.
+  bool found = false;
+  /// In the order asked for, as the kernel encodes them; nullopt for an empty one.
+  std::vector<std::optional<std::string>> buckets;
+};
+
+/// What a task has changed of its state, for the copy.
+struct StateChanges {
+  static constexpr std::uint8_t kind = 14;
+  std::uint64_t request = 0;
+  std::uint64_t operation = 0;
+  std::uint32_t partition = 0;
+  std::int64_t batch = 0;
+  /// Of a copy that begins here: Shipped<StateMaker>. Empty: there is one.
+  std::string maker;
+  /// The batch is complete: nothing waits (X2 in executor.h).
+  bool complete = false;
+  std::vector<StateBlock> blocks;
+};
+
+struct StateChanged {
+  static constexpr std::uint8_t kind = 15;
+  std::uint64_t request = 0;
+  /// Empty: it has been taken in.
+  std::string error;
+};
+
+/// Why who says this is not spoken to; empty when it is.
+std::string refusal_of(const Hello& hello, const std::string& token);
+
+template <class M>
+std::string encode_message(const M& message) {
+  Encoder out;
+  out.u8(M::kind);
+  encode(message, out);
+  return out.take();
+}
+
+/// The kind of a message. SLU-302 for an empty one.
+inline std::uint8_t message_kind(std::string_view message) { return Decoder(message).u8(); }
+
+/// The fields of a message of that kind. Errors: SLU-301, SLU-302.
+template <class M>
+M decode_message(std::string_view message) {
+  Decoder in(message);
+  if (in.u8() != M::kind) in.fail_corrupt("not the kind of message that is due here");
+  M decoded = decode<M>(in);
+  in.expect_end();
+  return decoded;
+}
+
+}  // namespace sluice::detail

@@ -1,0 +1,70 @@
+// Who runs the tasks of an engine: threads of this process (local_runner.h), or executors (cluster/scheduler.h).
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "sluice/core/program.h"
+#include "sluice/core/state.h"
+#include "sluice/runtime/clock.h"
+
+namespace sluice::detail {
+
+/// What a task came to: a result, or an error, or something that it needs and that is gone.
+struct TaskOutcome {
+  TaskResult result;
+  /// Of the last attempt; outputs that failed in any attempt are in `failed`.
+  std::exception_ptr error;
+  FailedOutputs failed;
+  /// The cached partition that it lacked.
+  std::optional<BlockId> lost;
+  bool cancelled = false;
+  /// Where it ran, or what it needed from there, is gone: nobody knows whether it has succeeded.
+  bool place_lost = false;
+
+  bool succeeded() const { return error == nullptr && !lost.has_value() && !place_lost; }
+};
+
+/// Runs the tasks of rounds, and keeps what they leave: shuffle output, blocks, state. Threads: safe from all threads.
+class TaskRunner {
+ public:
+  virtual ~TaskRunner() = default;
+
+  /// Runs all tasks, also when one fails: what is adopted does not depend on which one was faster. A failing task is
+  /// tried as often as the engine's options say. `cancelled` may be null.
+  virtual std::vector<TaskOutcome> run(const std::vector<TaskProgram>& tasks, const TaskId& stage,
+                                       const std::atomic<bool>* cancelled) = 0;
+  /// Takes cores away from tasks; SLU-105 when none would be left. Negative gives them back.
+  virtual void reserve_cores(long cores) = 0;
+
+  /// Nothing will ask for them any more; ids are not used again.
+  virtual void close_shuffle(std::uint64_t shuffle) = 0;
+  virtual void remove_blocks(std::uint64_t owner) = 0;
+
+  /// A partition of an operator's state, made anew where its tasks run; for the driver to load and to save. Goes into
+  /// the engine's StateStore.
+  virtual std::shared_ptr<StatePartition> make_state(const Shipped<StateMaker>& maker, std::size_t partition) = 0;
+  /// From now on state keeps in mind what has changed.
+  virtual void track_state() = 0;
+  /// All of the batch, and of those before, is done: nothing of it will be asked for again.
+  virtual void completed(Time batch) = 0;
+  /// True where state lies in other processes: it is there though the engine's StateStore does not know it.
+  virtual bool has_state_elsewhere() const = 0;
+
+  /// True when, since the last call, state was taken over by who does not know what has changed since a checkpoint: the
+  /// next one has to write all of it.
+  virtual bool take_state_moved() = 0;
+
+  struct Counters {
+    std::uint64_t tasks = 0;
+    std::uint64_t failed_attempts = 0;
+  };
+  virtual Counters counters() const = 0;
+};
+
+}  // namespace sluice::detail
