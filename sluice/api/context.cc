@@ -41,8 +41,8 @@ Master master_of(const std::string& master) {
   if (master == "local[*]") return {core_count()};
   if (const auto local = numbers_of(master, "local"); local.size() == 1) return {local[0]};
   if (const auto cluster = numbers_of(master, "local-cluster"); cluster.size() == 2) return {cluster[1], cluster[0]};
-  throw Error(Code::bad_setting, {.why = "--sluice.master: \"" + master +
-                                         "\" is none of local, local[N], local[*], local-cluster[E,N]"});
+  throw Error(Code::bad_setting,
+              {.why = "--sluice.master: \"" + master + "\" is none of local, local[N], local[*], local-cluster[E,N]"});
 }
 
 }  // namespace
@@ -65,10 +65,11 @@ Context::Context(const ContextOptions& options) {
   engine.encode_tasks = settings.flag("encode-tasks", options.encode_tasks);
   engine.check_views = settings.flag("check-views", options.check_views);
   if (engine.check_views) Arena::set_poison_released(true);
-  const auto timeout = std::chrono::milliseconds(settings.number(
-      "executor-timeout",
-      static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(options.executor_timeout).count()),
-      1000));
+  const auto timeout = std::chrono::milliseconds(
+      settings.number("executor-timeout",
+                      static_cast<std::uint64_t>(
+                          std::chrono::duration_cast<std::chrono::milliseconds>(options.executor_timeout).count()),
+                      1000));
   detail::Engine::MakeRunner make_runner;
   if (master.executors > 0) {
     make_runner = [&](detail::Engine& made) {

@@ -227,7 +227,8 @@ class DStream : public Operators<DStream, T> {
     using State = detail::WindowState<K, V>;
     const detail::StateOf<State> state{driver_->engine().next_id(), partitions,
                                        State::schema(options.length, options.slide)};
-    const auto maker = detail::ship<detail::StateMaker, detail::StateMakerOf<State>>(*made, detail::StateOf<State>{state});
+    const auto maker =
+        detail::ship<detail::StateMaker, detail::StateMakerOf<State>>(*made, detail::StateOf<State>{state});
     auto kernel = detail::ship<detail::ZipKernel, detail::WindowStateKernel<K, V, F, Inverse>>(
         *made, detail::StateOf<State>{state}, std::int64_t{options.length.count()}, std::int64_t{node_->slide.count()},
         detail::Fn<F>{f}, detail::Fn<Inverse>{std::move(inverse)});
@@ -236,7 +237,10 @@ class DStream : public Operators<DStream, T> {
     const auto stream = driver_->add_stream(made, {reduced.node_}, options.slide);
     stream->stateful = stream->in_batch_only = true;
     stream->state =
-        detail::StateBinding{state.operation, partitions, state.schema, maker,
+        detail::StateBinding{state.operation,
+                             partitions,
+                             state.schema,
+                             maker,
                              [partitions](const std::shared_ptr<detail::LargeState>& large, std::size_t partition,
                                           std::uint64_t seed) -> std::shared_ptr<detail::StatePartition> {
                                return detail::make_large_window<K, V>(large, partition, partitions, seed);
@@ -255,10 +259,10 @@ class DStream : public Operators<DStream, T> {
         const detail::NodePtr batch = parent->left_out(t, time) ? parent->empty(partitions) : parent->at(engine, t);
         entering.push_back(detail::by_key<K, V>(engine, made, batch, partitions));
       }
-      return detail::make_narrow(
-          made, type_ops<T>(),
-          detail::make_zip(made, type_ops<T>(), std::move(entering), kernel, true, time.time_since_epoch().count(), maker),
-          snapshot, true);
+      return detail::make_narrow(made, type_ops<T>(),
+                                 detail::make_zip(made, type_ops<T>(), std::move(entering), kernel, true,
+                                                  time.time_since_epoch().count(), maker),
+                                 snapshot, true);
     };
     return WindowDStream<T>(DStream<T>(driver_, stream, default_partitions_));
   }
@@ -559,7 +563,8 @@ auto DStream<T>::update_state_by_key(F f, UpdateStateOptions options, Place wher
   using State = detail::UpdateState<K, S>;
   const detail::StateOf<State> state{driver_->engine().next_id(), partitions,
                                      State::schema("update_state_by_key", node_->slide)};
-  const auto maker = detail::ship<detail::StateMaker, detail::StateMakerOf<State>>(*made, detail::StateOf<State>{state});
+  const auto maker =
+      detail::ship<detail::StateMaker, detail::StateMakerOf<State>>(*made, detail::StateOf<State>{state});
   const auto kernel = [&](bool in_order) {
     return detail::ship<detail::ZipKernel, detail::UpdateStateKernel<K, V, S, F>>(
         *made, detail::StateOf<State>{state}, bool{options.idle_keeps_state}, bool{in_order}, detail::Fn<F>{f});
@@ -569,7 +574,10 @@ auto DStream<T>::update_state_by_key(F f, UpdateStateOptions options, Place wher
   const auto stream = driver_->add_stream(made, {node_}, node_->slide);
   stream->stateful = stream->in_batch_only = true;
   stream->state =
-      detail::StateBinding{state.operation, partitions, state.schema, maker,
+      detail::StateBinding{state.operation,
+                           partitions,
+                           state.schema,
+                           maker,
                            [partitions](const std::shared_ptr<detail::LargeState>& large, std::size_t partition,
                                         std::uint64_t) -> std::shared_ptr<detail::StatePartition> {
                              return std::make_shared<detail::LargePartition>(large, partition, partitions);

@@ -29,9 +29,7 @@ bool read_whole(Connection& connection, std::span<char> into, Time deadline) {
   return true;
 }
 
-[[noreturn]] void fail_inside() {
-  throw Error(Code::truncated_data, {.why = "the connection ended inside a message"});
-}
+[[noreturn]] void fail_inside() { throw Error(Code::truncated_data, {.why = "the connection ended inside a message"}); }
 
 std::uint32_t checksum(std::uint32_t length, std::string_view payload) {
   return crc32c(payload, crc32c({reinterpret_cast<const char*>(&length), sizeof length}));

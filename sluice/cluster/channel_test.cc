@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "sluice/runtime/errors.h"
+
 namespace sluice::detail {
 namespace {
 

@@ -1,7 +1,7 @@
 // What driver and executors say to each other.
 //
-//     driver <-> executor     Hello/Welcome; then tasks, requests about state, heartbeats      (scheduler.h, executor.h)
-//     executor <-> executor   Hello/Welcome; then buckets of shuffles, changes of state        (executor.h)
+//     driver <-> executor     Hello/Welcome; then tasks, requests about state, heartbeats      (scheduler.h,
+//     executor.h) executor <-> executor   Hello/Welcome; then buckets of shuffles, changes of state        (executor.h)
 //
 // All run the same binary (its build id is compared), so messages need no version each: the protocol's is said once.
 // A message is its kind (1 byte) and the fields of a struct here, in the bytes of their codecs (core/codec.h).
@@ -47,7 +47,6 @@ struct Welcome {
   ExecutorId id = 0;
   std::uint64_t hash_seed = 0;
   bool check_views = false;
-  bool track_state = false;
 };
 
 /// Where the executors are, whenever that changes. Connections to others are given up.
@@ -127,14 +126,14 @@ struct StateRequest {
     promote,
     /// The state here, which no batch is running on, becomes a copy.
     demote,
-    /// From now on it keeps changes in mind.
-    track,
   };
   std::uint64_t request = 0;
   What what = What::make;
   std::uint64_t operation = 0;
   std::uint32_t partition = 0;
   std::int64_t number = 0;
+  /// Of `copy`: the last batch that is complete.
+  std::int64_t batch = 0;
   /// Of `write`: what the `freeze` answered; 0 then: there was nothing.
   std::int64_t frozen = 0;
   /// Of the copy here, not of the state itself.
@@ -234,6 +233,13 @@ std::string encode_message(const M& message) {
 
 /// The kind of a message. SLU-302 for an empty one.
 inline std::uint8_t message_kind(std::string_view message) { return Decoder(message).u8(); }
+
+/// The number of a message that begins with one: a question of one executor to another, and its answer.
+inline std::uint64_t message_request(std::string_view message) {
+  Decoder in(message);
+  in.u8();
+  return in.u64();
+}
 
 /// The fields of a message of that kind. Errors: SLU-301, SLU-302.
 template <class M>

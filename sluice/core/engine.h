@@ -106,8 +106,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
   /// targets after the other, because two tasks of a round must not work on the same state (S1 in state.h).
   using ProductsByTargets = std::map<std::vector<std::size_t>, std::set<Product>>;
   void run_rounds(Job& job, TaskId stage, Cancelled cancelled);
-  void settle_failures(const std::vector<TaskProgram>& tasks, const std::vector<TaskOutcome>& outcomes,
-                       bool were_apart, Job& job, ProductsByTargets& apart);
+  void settle_failures(const std::vector<TaskProgram>& tasks, const std::vector<TaskOutcome>& outcomes, bool were_apart,
+                       Job& job, ProductsByTargets& apart);
   void adopt(const TaskProgram& program, TaskResult& result, Job& job);
 
   Runtime& runtime_;

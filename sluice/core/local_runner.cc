@@ -42,8 +42,8 @@ TaskOutcome outcome_of(const TaskProgram& program, const Attempt& attempt) {
 
 TaskOutcome attempt_task(const TaskProgram& program, const TaskId& id, TaskEnvironment& environment,
                          const std::atomic<bool>* cancelled) {
-  return outcome_of(
-      program, [&](FailedOutputs& failed) { return run_task(program, id, environment, cancelled, &failed); });
+  return outcome_of(program,
+                    [&](FailedOutputs& failed) { return run_task(program, id, environment, cancelled, &failed); });
 }
 
 LocalRunner::LocalRunner(TaskEnvironment& environment, const LocalRunnerOptions& options)
@@ -95,8 +95,8 @@ TaskOutcome LocalRunner::run_with_retries(const TaskProgram& program, TaskId id,
   FailedOutputs failed;
   for (;; ++id.attempt) {
     tasks_.fetch_add(1, std::memory_order_relaxed);
-    TaskOutcome outcome = outcome_of(
-        program, [&](FailedOutputs& failed_now) { return run_once(program, id, cancelled, failed_now); });
+    TaskOutcome outcome =
+        outcome_of(program, [&](FailedOutputs& failed_now) { return run_once(program, id, cancelled, failed_now); });
     // Another attempt would not find a lost block either.
     if (outcome.error == nullptr) return outcome;
     failed_attempts_.fetch_add(1);

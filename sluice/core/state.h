@@ -1,5 +1,5 @@
-// State of operators that lives from batch to batch, as the engine sees it: what is in it is known to the operator alone
-// (stream/keyed_state.h).
+// State of operators that lives from batch to batch, as the engine sees it: what is in it is known to the operator
+// alone (stream/keyed_state.h).
 #pragma once
 
 #include <cstddef>

@@ -42,8 +42,8 @@ class Checkpointer {
 
   /// Nothing is being written.
   bool idle();
-  /// `manifest` without its chain; `journal_end`: how far the journal must be durable. `whole`: all of the state will be
-  /// added, not what has changed since the one before.
+  /// `manifest` without its chain; `journal_end`: how far the journal must be durable. `whole`: all of the state will
+  /// be added, not what has changed since the one before.
   void begin(Manifest manifest, std::uint64_t journal_end, bool whole = false);
   /// Instead of `end`: what was begun comes to nothing. The next one must be whole.
   void abandon();

@@ -16,6 +16,8 @@ namespace {
 constexpr std::size_t slice_bytes = 64 << 10;
 // Slices after a batch that is followed by the next one at once: so that a checkpoint comes to its end.
 constexpr int slices_when_late = 4;
+// How often the last checkpoint is begun when executors that had state end under it.
+constexpr int last_checkpoint_tries = 4;
 
 [[noreturn]] void fail(Code code, const OperatorInfo& info, std::string why) {
   throw Error(code, {.why = std::move(why), .operation = info.name, .where = info.where});
@@ -598,11 +600,14 @@ void Driver::checkpoint_if_due(Time time, bool at_once) {
     if (saving_ != nullptr) save_all();
     directory_->checkpointer().wait_idle();
     if (last_checkpoint_ == time && !whole_base_) return;
-    do {
+    for (int tries = 1;; ++tries) {
       begin_checkpoint(time);
       save_all();
-    } while (whole_base_);
-    return;
+      if (!whole_base_) return;
+      if (tries == last_checkpoint_tries) {
+        throw Error(Code::state_lost, {.why = "executors have ended while the last checkpoint was written"});
+      }
+    }
   }
   if (saving_ != nullptr) {
     const bool late = engine_->runtime().clock().now() >= time + options_.interval;

@@ -30,16 +30,17 @@ StreamTest::StreamTest(StreamTestOptions options)
     own_directory_ = temporary_directory(*runtime_);
     options.checkpoint = own_directory_;
   }
-  context_ = std::make_unique<Context>(ContextOptions{.app = "test",
-                                                      .master = master_of(options),
-                                                      .partitions = options.partitions,
-                                                      .task_tries = options.task_tries,
-                                                      .hash_seed = options.hash_seed,
-                                                      .encode_tasks = options.encode_tasks,
-                                                      .check_views = options.check_views,
-                                                      // A clock turned by hand jumps.
-                                                      .executor_timeout = own_runtime_ ? std::chrono::hours(24) : Duration{},
-                                                      .runtime = runtime_});
+  context_ =
+      std::make_unique<Context>(ContextOptions{.app = "test",
+                                               .master = master_of(options),
+                                               .partitions = options.partitions,
+                                               .task_tries = options.task_tries,
+                                               .hash_seed = options.hash_seed,
+                                               .encode_tasks = options.encode_tasks,
+                                               .check_views = options.check_views,
+                                               // A clock turned by hand jumps.
+                                               .executor_timeout = own_runtime_ ? std::chrono::hours(24) : Duration{},
+                                               .runtime = runtime_});
   streaming_ = std::make_unique<StreamingContext>(
       *context_, StreamingOptions{.batch = options.batch,
                                   .checkpoint = options.checkpoint,

@@ -24,17 +24,15 @@ Context on_processes(std::size_t executors = 2) {
 }
 
 std::vector<std::int64_t> pids(const Context& ctx) {
-  return dynamic_cast<detail::ClusterScheduler&>(ctx.engine()->runner()).pids();
+  return dynamic_cast<detail::ClusterScheduler&>(ctx.engine()->runner()).members().pids();
 }
 
 std::map<int, long> counted(const Context& ctx, int numbers) {
   std::vector<int> all(static_cast<std::size_t>(numbers));
   for (int i = 0; i < numbers; ++i) all[static_cast<std::size_t>(i)] = i;
   std::map<int, long> counts;
-  for (const auto& [key, count] : ctx.parallelize(all, 5)
-                                      .map([](int x) { return std::pair{x % 100, 1L}; })
-                                      .reduce_by_key(std::plus{})
-                                      .collect()) {
+  for (const auto& [key, count] :
+       ctx.parallelize(all, 5).map([](int x) { return std::pair{x % 100, 1L}; }).reduce_by_key(std::plus{}).collect()) {
     counts[key] += count;
   }
   return counts;
@@ -49,7 +47,8 @@ TEST(Cluster, ABatchJobGivesWhatItGivesInThreads) {
 TEST(Cluster, TasksRunInOtherProcesses) {
   const Context ctx = on_processes();
   const int here = process_id();
-  const auto elsewhere = ctx.parallelize(std::vector<int>(100, here), 4).filter([](int pid) { return pid != process_id(); });
+  const auto elsewhere =
+      ctx.parallelize(std::vector<int>(100, here), 4).filter([](int pid) { return pid != process_id(); });
   EXPECT_EQ(elsewhere.count(), 100u);
 }
 
@@ -77,7 +76,8 @@ TEST(Cluster, ALostExecutorIsReplacedAndNothingOfAJobIsLost) {
   const auto expected = counted(Context{{.master = "local"}}, 1'000);
   std::vector<int> all(1'000);
   for (int i = 0; i < 1'000; ++i) all[static_cast<std::size_t>(i)] = i;
-  const auto counts = ctx.parallelize(all, 5).map([](int x) { return std::pair{x % 100, 1L}; }).reduce_by_key(std::plus{});
+  const auto counts =
+      ctx.parallelize(all, 5).map([](int x) { return std::pair{x % 100, 1L}; }).reduce_by_key(std::plus{});
   EXPECT_EQ(counts.count(), 100u);
   for (int round = 0; round < 3; ++round) {
     ::kill(static_cast<int>(pids(ctx).at(0)), SIGKILL);

@@ -1,0 +1,286 @@
+#include "sluice/cluster/members.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <utility>
+
+#include "sluice/runtime/errors.h"
+
+namespace sluice::detail {
+namespace {
+
+constexpr Duration hello_time_max = std::chrono::seconds(10);
+constexpr std::size_t hello_bytes_max = 64 << 10;
+
+Error lost_error(ExecutorId id) {
+  return Error(Code::state_lost, {.why = "executor " + std::to_string(id) + " is lost"});
+}
+
+}  // namespace
+
+Members::Members(Runtime& runtime, std::unique_ptr<Listener> listener, Options options)
+    : runtime_(runtime), listener_(std::move(listener)), options_(std::move(options)), changed_(runtime.condition()) {
+  threads_.push_back(runtime_.spawn("accept", [this] { accept(); }));
+  threads_.push_back(runtime_.spawn("monitor", [this] { monitor(); }));
+}
+
+Members::~Members() {
+  stop();
+  for (;;) {
+    std::vector<std::unique_ptr<Thread>> threads;
+    {
+      const std::lock_guard lock(mutex_);
+      threads = std::move(threads_);
+    }
+    if (threads.empty()) return;
+    for (const auto& thread : threads) thread->join();
+  }
+}
+
+void Members::stop() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return;
+    stopping_ = true;
+    changed_->notify_all();
+  }
+  send_all(encode_message(Shutdown{}));
+  listener_->close();
+  const std::lock_guard lock(mutex_);
+  for (const auto& channel : channels_) channel->close();
+}
+
+// ---- They come
+
+void Members::accept() {
+  while (auto connection = listener_->accept(Time::max())) {
+    auto channel = std::make_shared<Channel>(runtime_, std::move(connection));
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return;
+    channels_.push_back(channel);
+    threads_.push_back(runtime_.spawn("executor connection", [this, channel] { serve(channel); }));
+  }
+}
+
+void Members::serve(const std::shared_ptr<Channel>& channel) {
+  ExecutorPtr executor;
+  try {
+    executor = welcome(channel);
+    if (executor != nullptr) listen_to(executor);
+  } catch (const Error& error) {
+    const std::lock_guard lock(mutex_);
+    if (!stopping_) std::fprintf(stderr, "sluice: an executor's connection: %s\n", error.details().why.c_str());
+  }
+  channel->close();
+  if (executor != nullptr) lost(executor);
+  const std::lock_guard lock(mutex_);
+  channels_.remove(channel);
+}
+
+Members::ExecutorPtr Members::welcome(const std::shared_ptr<Channel>& channel) {
+  const auto first = channel->receive(runtime_.clock().now() + hello_time_max, hello_bytes_max);
+  if (!first.has_value()) return nullptr;
+  const auto hello = decode_message<Hello>(*first);
+  Welcome answer = options_.welcome;
+  answer.refusal = refusal_of(hello, options_.token);
+  if (answer.refusal.empty() && (hello.cores == 0 || hello.address.empty())) answer.refusal = "it is no executor";
+  if (!answer.refusal.empty()) {
+    std::fprintf(stderr, "sluice: %s is refused: %s\n", channel->peer().c_str(), answer.refusal.c_str());
+    channel->send(encode_message(answer));
+    return nullptr;
+  }
+  const auto executor = std::make_shared<Executor>();
+  executor->channel = channel;
+  executor->address = hello.address;
+  executor->pid = hello.pid;
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return nullptr;
+    executor->id = ++last_id_;
+  }
+  answer.id = executor->id;
+  channel->send(encode_message(answer));
+  {
+    const std::lock_guard lock(mutex_);
+    executor->heard = runtime_.clock().now();
+    executors_[executor->id] = executor;
+  }
+  tell_peers();
+  const std::lock_guard lock(mutex_);
+  executor->is_ready = true;
+  changed_->notify_all();
+  return executor;
+}
+
+void Members::tell_peers() {
+  Peers peers;
+  std::vector<ExecutorPtr> executors;
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return;
+    peers.version = ++peers_version_;
+    for (const auto& [id, executor] : executors_) {
+      peers.peers.push_back({id, executor->address});
+      executors.push_back(executor);
+    }
+  }
+  const std::string message = encode_message(peers);
+  for (const ExecutorPtr& executor : executors) send_to(executor, message);
+}
+
+// ---- They are spoken to
+
+void Members::listen_to(const ExecutorPtr& executor) {
+  while (const auto message = executor->channel->receive()) {
+    {
+      const std::lock_guard lock(mutex_);
+      executor->heard = runtime_.clock().now();
+    }
+    const std::uint8_t kind = message_kind(*message);
+    if (kind == Heartbeat::kind) continue;
+    if (kind != StateReply::kind) {
+      options_.on_message(executor->id, *message);
+      continue;
+    }
+    auto reply = decode_message<StateReply>(*message);
+    const std::lock_guard lock(mutex_);
+    const auto waiting = calls_.find(reply.request);
+    if (waiting == calls_.end() || waiting->second->executor != executor->id) continue;
+    waiting->second->reply = std::move(reply);
+    waiting->second->is_done = true;
+    changed_->notify_all();
+  }
+}
+
+// One that cannot be sent to is lost: who listens to it sees that.
+void Members::send_to(const ExecutorPtr& executor, std::string_view message) {
+  try {
+    executor->channel->send(message);
+  } catch (const Error&) {
+    executor->channel->close();
+  }
+}
+
+std::vector<Members::ExecutorPtr> Members::all() {
+  const std::lock_guard lock(mutex_);
+  std::vector<ExecutorPtr> executors;
+  for (const auto& [id, executor] : executors_) executors.push_back(executor);
+  return executors;
+}
+
+void Members::send(ExecutorId id, std::string_view message) {
+  ExecutorPtr executor;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = executors_.find(id);
+    if (found == executors_.end()) return;
+    executor = found->second;
+  }
+  send_to(executor, message);
+}
+
+void Members::send_all(std::string_view message) {
+  for (const ExecutorPtr& executor : all()) send_to(executor, message);
+}
+
+StateReply Members::call(ExecutorId id, StateRequest request) {
+  const auto call = std::make_shared<Call>();
+  ExecutorPtr executor;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = executors_.find(id);
+    if (found == executors_.end()) throw lost_error(id);
+    executor = found->second;
+    call->executor = id;
+    request.request = ++last_request_;
+    calls_[request.request] = call;
+  }
+  send_to(executor, encode_message(request));
+  std::unique_lock lock(mutex_);
+  while (!call->is_done && !call->is_lost) changed_->wait(lock);
+  calls_.erase(request.request);
+  if (!call->is_done) throw lost_error(id);
+  if (!call->reply.error.empty()) throw Error(Code::state_lost, {.why = call->reply.error});
+  return std::move(call->reply);
+}
+
+// ---- They go
+
+void Members::monitor() {
+  std::unique_lock lock(mutex_);
+  while (!stopping_) {
+    const Time now = runtime_.clock().now();
+    for (const auto& [id, executor] : executors_) {
+      if (now - executor->heard < options_.timeout) continue;
+      std::fprintf(stderr, "sluice: executor %u has not been heard of for %s and is given up\n", id,
+                   to_string(options_.timeout).c_str());
+      executor->channel->close();
+    }
+    const Time next = now + options_.timeout / 5;
+    while (!stopping_ && runtime_.clock().now() < next) changed_->wait_until(lock, next);
+  }
+}
+
+void Members::give_up(ExecutorId id, const std::string& why) {
+  const std::lock_guard lock(mutex_);
+  const auto found = executors_.find(id);
+  if (found == executors_.end()) return;
+  std::fprintf(stderr, "sluice: executor %u is given up: %s\n", id, why.c_str());
+  found->second->channel->close();
+}
+
+void Members::lost(const ExecutorPtr& executor) {
+  bool tells = false;
+  {
+    const std::lock_guard lock(mutex_);
+    executors_.erase(executor->id);
+    tells = !stopping_;
+  }
+  if (tells) {
+    std::fprintf(stderr, "sluice: executor %u (process %lld) is lost\n", executor->id,
+                 static_cast<long long>(executor->pid));
+    options_.on_lost(executor->id);
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [number, call] : calls_) call->is_lost = call->is_lost || call->executor == executor->id;
+    changed_->notify_all();
+  }
+  if (tells) tell_peers();
+}
+
+std::vector<ExecutorId> Members::ready() {
+  const std::lock_guard lock(mutex_);
+  std::vector<ExecutorId> ids;
+  for (const auto& [id, executor] : executors_) {
+    if (executor->is_ready) ids.push_back(id);
+  }
+  return ids;
+}
+
+bool Members::is_alive(ExecutorId id) {
+  const std::lock_guard lock(mutex_);
+  return executors_.contains(id);
+}
+
+bool Members::wait_for(std::size_t count, Duration time_max) {
+  const Time deadline = runtime_.clock().now() + time_max;
+  std::unique_lock lock(mutex_);
+  const auto are_ready = [&] {
+    return static_cast<std::size_t>(std::count_if(executors_.begin(), executors_.end(),
+                                                  [](const auto& each) { return each.second->is_ready; })) >= count;
+  };
+  while (!are_ready()) {
+    if (stopping_ || runtime_.clock().now() >= deadline) return false;
+    changed_->wait_until(lock, deadline);
+  }
+  return true;
+}
+
+std::vector<std::int64_t> Members::pids() {
+  std::vector<std::int64_t> all_pids;
+  for (const ExecutorPtr& executor : all()) all_pids.push_back(executor->pid);
+  return all_pids;
+}
+
+}  // namespace sluice::detail

@@ -1,0 +1,108 @@
+// The executors of a driver: who registers, who is alive, what is said to them.
+//
+// Invariants:
+//  M1. An executor is alive while its connection is: what came over another one is not listened to. It is given up
+//      when nothing has been heard of it for `timeout`.
+//  M2. Nothing is said to an executor before its welcome, and no task is given to one that others have not been told
+//      of (`ready`).
+//  M3. `on_lost` is called once for each that has been ready or not, after it is no longer alive, and before anything
+//      that waited for it goes on.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "sluice/cluster/channel.h"
+#include "sluice/cluster/messages.h"
+#include "sluice/runtime/runtime.h"
+
+namespace sluice::detail {
+
+/// See the head of this file. Threads: safe from all threads. The functions given are called on threads of its own, one
+/// for each executor, and must not wait for what an executor says.
+class Members {
+ public:
+  struct Options {
+    std::string token;
+    /// What each executor is told, but for its id.
+    Welcome welcome;
+    /// Silence after which an executor is given up.
+    Duration timeout{};
+    std::function<void(ExecutorId, std::string_view message)> on_message;
+    std::function<void(ExecutorId)> on_lost;
+  };
+  Members(Runtime& runtime, std::unique_ptr<Listener> listener, Options options);
+  ~Members();
+  Members(const Members&) = delete;
+  Members& operator=(const Members&) = delete;
+
+  Address address() const { return listener_->address(); }
+  /// Those that tasks are given to, in the order in which they came.
+  std::vector<ExecutorId> ready();
+  bool is_alive(ExecutorId id);
+  /// False when there were not so many in time.
+  bool wait_for(std::size_t count, Duration time_max);
+  /// The process of each.
+  std::vector<std::int64_t> pids();
+
+  /// Nothing when it is lost; what cannot be sent makes it lost.
+  void send(ExecutorId id, std::string_view message);
+  void send_all(std::string_view message);
+  /// The answer to a request. Errors: SLU-211 it is lost before it answers, or says what is wrong.
+  StateReply call(ExecutorId id, StateRequest request);
+  /// It is not listened to any more.
+  void give_up(ExecutorId id, const std::string& why);
+  /// Lets all of them end. Nothing is told of those that are lost from now on.
+  void stop();
+
+ private:
+  struct Executor {
+    ExecutorId id = 0;
+    std::shared_ptr<Channel> channel;
+    std::string address;
+    std::int64_t pid = 0;
+    Time heard{};
+    bool is_ready = false;
+  };
+  using ExecutorPtr = std::shared_ptr<Executor>;
+  struct Call {
+    ExecutorId executor = 0;
+    bool is_done = false;
+    bool is_lost = false;
+    StateReply reply;
+  };
+
+  void accept();
+  void monitor();
+  void serve(const std::shared_ptr<Channel>& channel);
+  ExecutorPtr welcome(const std::shared_ptr<Channel>& channel);
+  void listen_to(const ExecutorPtr& executor);
+  void lost(const ExecutorPtr& executor);
+  void tell_peers();
+  static void send_to(const ExecutorPtr& executor, std::string_view message);
+  std::vector<ExecutorPtr> all();
+
+  Runtime& runtime_;
+  const std::unique_ptr<Listener> listener_;
+  const Options options_;
+  std::mutex mutex_;
+  std::unique_ptr<Condition> changed_;
+  bool stopping_ = false;
+  ExecutorId last_id_ = 0;
+  std::uint64_t last_request_ = 0;
+  std::uint64_t peers_version_ = 0;
+  std::map<ExecutorId, ExecutorPtr> executors_;
+  std::list<std::shared_ptr<Channel>> channels_;
+  std::vector<std::unique_ptr<Thread>> threads_;
+  std::map<std::uint64_t, std::shared_ptr<Call>> calls_;
+};
+
+}  // namespace sluice::detail

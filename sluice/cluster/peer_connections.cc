@@ -1,0 +1,257 @@
+#include "sluice/cluster/peer_connections.h"
+
+#include <utility>
+
+#include "sluice/core/program.h"
+#include "sluice/runtime/errors.h"
+
+namespace sluice::detail {
+namespace {
+
+constexpr Duration connect_time_max = std::chrono::seconds(10);
+constexpr std::size_t hello_bytes_max = 64 << 10;
+
+Error not_reached(ExecutorId id, const std::string& why) {
+  return Error(Code::network_failed, {.why = "executor " + std::to_string(id) + ": " + why});
+}
+
+}  // namespace
+
+/// To ask.
+struct PeerConnections::Link {
+  Link(Runtime& runtime, ExecutorId to_id) : to(to_id), connected(runtime.condition()) {}
+  const ExecutorId to;
+  /// Set once, before `is_connecting` becomes false.
+  std::unique_ptr<Channel> channel;
+  std::mutex mutex;
+  std::unique_ptr<Condition> connected;
+  bool is_connecting = true;
+  bool is_broken = false;
+  std::map<std::uint64_t, Answered> waiting;
+};
+
+/// To answer.
+struct PeerConnections::Served {
+  std::unique_ptr<Channel> channel;
+  ExecutorId from = 0;
+};
+
+PeerConnections::PeerConnections(Runtime& runtime, std::string token, Answer answer)
+    : runtime_(runtime), token_(std::move(token)), answer_(std::move(answer)), changed_(runtime.condition()) {}
+
+PeerConnections::~PeerConnections() { stop(); }
+
+Address PeerConnections::listen(const Address& address) {
+  listener_ = runtime_.transport().listen(address);
+  return listener_->address();
+}
+
+void PeerConnections::start(ExecutorId own) {
+  const std::lock_guard lock(mutex_);
+  own_ = own;
+  threads_.push_back(runtime_.spawn("accept", [this] { accept(); }));
+}
+
+void PeerConnections::close() {
+  const std::lock_guard lock(mutex_);
+  closed_ = true;
+  changed_->notify_all();
+  if (listener_ != nullptr) listener_->close();
+  for (const auto& served : served_) served->channel->close();
+  for (const auto& [id, link] : links_) {
+    if (link->channel != nullptr) link->channel->close();
+  }
+}
+
+void PeerConnections::stop() {
+  close();
+  for (;;) {
+    std::vector<std::unique_ptr<Thread>> threads;
+    {
+      const std::lock_guard lock(mutex_);
+      threads = std::move(threads_);
+    }
+    if (threads.empty()) return;
+    for (const auto& thread : threads) thread->join();
+  }
+}
+
+void PeerConnections::set_peers(Peers peers) {
+  const std::lock_guard lock(mutex_);
+  if (peers.version < peers_version_) return;
+  peers_version_ = peers.version;
+  peers_.clear();
+  for (Peers::Peer& peer : peers.peers) peers_[peer.id] = std::move(peer.address);
+  changed_->notify_all();
+  for (const auto& [id, link] : links_) {
+    if (!peers_.contains(id) && link->channel != nullptr) link->channel->close();
+  }
+  for (const auto& served : served_) {
+    if (served->from != 0 && !peers_.contains(served->from)) served->channel->close();
+  }
+}
+
+// ---- Asking
+
+std::uint64_t PeerConnections::next_request() {
+  const std::lock_guard lock(mutex_);
+  return ++last_request_;
+}
+
+void PeerConnections::ask(ExecutorId id, std::uint64_t request, std::string_view message, Answered answered) {
+  LinkPtr link;
+  try {
+    link = link_to(id);
+  } catch (const Error&) {
+    return answered(std::nullopt);
+  }
+  bool is_broken = false;
+  {
+    const std::lock_guard lock(link->mutex);
+    is_broken = link->is_broken;
+    if (!is_broken) link->waiting.emplace(request, std::move(answered));
+  }
+  if (is_broken) return answered(std::nullopt);
+  try {
+    link->channel->send(message);
+  } catch (const Error&) {
+    link->channel->close();  // who reads answers tells all that wait
+  }
+}
+
+PeerConnections::LinkPtr PeerConnections::link_to(ExecutorId id) {
+  LinkPtr link;
+  std::string address;
+  bool is_new = false;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto peer = peers_.find(id);
+    if (closed_ || peer == peers_.end()) throw not_reached(id, "it is gone");
+    address = peer->second;
+    auto& known = links_[id];
+    is_new = known == nullptr;
+    if (is_new) known = std::make_shared<Link>(runtime_, id);
+    link = known;
+  }
+  if (is_new) {
+    connect(link, address);
+  } else {
+    std::unique_lock lock(link->mutex);
+    while (link->is_connecting) link->connected->wait(lock);
+    if (link->is_broken) throw not_reached(id, "it is lost");
+  }
+  return link;
+}
+
+void PeerConnections::connect(const LinkPtr& link, const std::string& address) {
+  const auto connected = [&](bool is_broken) {
+    const std::lock_guard lock(link->mutex);
+    link->is_connecting = false;
+    link->is_broken = is_broken;
+    link->connected->notify_all();
+  };
+  try {
+    const Time deadline = runtime_.clock().now() + connect_time_max;
+    auto channel = std::make_unique<Channel>(runtime_, runtime_.transport().connect(Address{address}, deadline));
+    Hello hello;
+    hello.build = build_of_program();
+    hello.token = token_;
+    hello.id = own_;
+    channel->send(encode_message(hello));
+    const auto answer = channel->receive(deadline, hello_bytes_max);
+    if (!answer.has_value()) throw not_reached(link->to, "it has closed the connection");
+    const auto welcome = decode_message<Welcome>(*answer);
+    if (!welcome.refusal.empty()) throw not_reached(link->to, welcome.refusal);
+    const std::lock_guard lock(mutex_);
+    link->channel = std::move(channel);
+    if (closed_ || !peers_.contains(link->to)) link->channel->close();
+    threads_.push_back(runtime_.spawn("answers", [this, link] { read_answers(link); }));
+  } catch (...) {
+    connected(true);
+    const std::lock_guard lock(mutex_);
+    if (const auto known = links_.find(link->to); known != links_.end() && known->second == link) links_.erase(known);
+    throw;
+  }
+  connected(false);
+}
+
+void PeerConnections::read_answers(const LinkPtr& link) {
+  try {
+    while (const auto message = link->channel->receive()) {
+      const std::uint64_t request = message_request(*message);
+      Answered answered;
+      {
+        const std::lock_guard lock(link->mutex);
+        const auto waiting = link->waiting.extract(request);
+        if (!waiting.empty()) answered = std::move(waiting.mapped());
+      }
+      if (answered) answered(*message);
+    }
+  } catch (const Error&) {
+    link->channel->close();  // as at the end of the connection: all that wait are told
+  }
+  std::map<std::uint64_t, Answered> waiting;
+  {
+    const std::lock_guard lock(link->mutex);
+    link->is_broken = true;
+    waiting = std::move(link->waiting);
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    if (const auto known = links_.find(link->to); known != links_.end() && known->second == link) links_.erase(known);
+  }
+  for (auto& [request, answered] : waiting) answered(std::nullopt);
+}
+
+// ---- Answering
+
+void PeerConnections::accept() {
+  while (auto connection = listener_->accept(Time::max())) {
+    auto served = std::make_shared<Served>();
+    served->channel = std::make_unique<Channel>(runtime_, std::move(connection));
+    const std::lock_guard lock(mutex_);
+    if (closed_) return;
+    served_.push_back(served);
+    threads_.push_back(runtime_.spawn("serve", [this, served] { serve(served); }));
+  }
+}
+
+// It may know of this executor before this one knows of it.
+bool PeerConnections::wait_for_peer(ExecutorId id, Served& served) {
+  const Time deadline = runtime_.clock().now() + connect_time_max;
+  std::unique_lock lock(mutex_);
+  while (!closed_ && !peers_.contains(id)) {
+    if (runtime_.clock().now() >= deadline) return false;
+    changed_->wait_until(lock, deadline);
+  }
+  served.from = id;
+  return !closed_;
+}
+
+void PeerConnections::serve(const std::shared_ptr<Served>& served) {
+  Channel& channel = *served->channel;
+  try {
+    const auto first = channel.receive(runtime_.clock().now() + connect_time_max, hello_bytes_max);
+    if (first.has_value()) {
+      const auto hello = decode_message<Hello>(*first);
+      Welcome welcome;
+      welcome.refusal = refusal_of(hello, token_);
+      if (welcome.refusal.empty() && !wait_for_peer(hello.id, *served)) {
+        welcome.refusal = "the driver has not told of it";
+      }
+      channel.send(encode_message(welcome));
+      while (welcome.refusal.empty()) {
+        const auto message = channel.receive();
+        if (!message.has_value()) break;
+        channel.send(answer_(*message));
+      }
+    }
+  } catch (const Error&) {
+    channel.close();  // the one that asks sees the end, and tells the driver
+  }
+  channel.close();
+  const std::lock_guard lock(mutex_);
+  served_.remove(served);
+}
+
+}  // namespace sluice::detail

@@ -1,0 +1,85 @@
+// Executors among themselves: each asks and answers the others.
+//
+// A connection is made by who asks, when it first does, and carries questions one way and answers the other. So who
+// reads questions may wait until its answer is taken, because who reads answers never waits for anybody but the driver.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "sluice/cluster/channel.h"
+#include "sluice/cluster/messages.h"
+#include "sluice/runtime/runtime.h"
+
+namespace sluice::detail {
+
+/// See the head of this file. Threads: safe from all threads.
+class PeerConnections {
+ public:
+  /// The answer to a message, on a thread of the connection.
+  using Answer = std::function<std::string(std::string_view message)>;
+  PeerConnections(Runtime& runtime, std::string token, Answer answer);
+  ~PeerConnections();
+  PeerConnections(const PeerConnections&) = delete;
+  PeerConnections& operator=(const PeerConnections&) = delete;
+
+  /// Where the others reach this one. Errors: those of Transport::listen.
+  Address listen(const Address& address);
+  /// From now on others are answered.
+  void start(ExecutorId own);
+  /// Connections to those that are not there any more are given up.
+  void set_peers(Peers peers);
+
+  /// Gets the answer, or nullopt when the connection ends before; on any thread, or before `ask` returns. Must not
+  /// throw or wait.
+  using Answered = std::function<void(std::optional<std::string_view>)>;
+  /// `message` has a field `request`, which is set here.
+  template <class M>
+  void ask(ExecutorId id, M message, Answered answered) {
+    message.request = next_request();
+    ask(id, message.request, encode_message(message), std::move(answered));
+  }
+  /// Ends all of it: who waits for an answer gets none. Returns when no thread of it runs.
+  void stop();
+  /// The same without waiting.
+  void close();
+
+ private:
+  struct Link;
+  struct Served;
+  using LinkPtr = std::shared_ptr<Link>;
+
+  std::uint64_t next_request();
+  void ask(ExecutorId id, std::uint64_t request, std::string_view message, Answered answered);
+  LinkPtr link_to(ExecutorId id);
+  void connect(const LinkPtr& link, const std::string& address);
+  void read_answers(const LinkPtr& link);
+  void accept();
+  bool wait_for_peer(ExecutorId id, Served& served);
+  void serve(const std::shared_ptr<Served>& served);
+
+  Runtime& runtime_;
+  const std::string token_;
+  const Answer answer_;
+  std::unique_ptr<Listener> listener_;
+  ExecutorId own_ = 0;
+  std::mutex mutex_;
+  std::unique_ptr<Condition> changed_;
+  bool closed_ = false;
+  std::uint64_t peers_version_ = 0;
+  std::map<ExecutorId, std::string> peers_;
+  std::map<ExecutorId, LinkPtr> links_;
+  std::list<std::shared_ptr<Served>> served_;
+  std::vector<std::unique_ptr<Thread>> threads_;
+  std::uint64_t last_request_ = 0;
+};
+
+}  // namespace sluice::detail

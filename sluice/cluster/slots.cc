@@ -1,0 +1,355 @@
+#include "sluice/cluster/slots.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "sluice/core/hash.h"
+#include "sluice/runtime/errors.h"
+
+namespace sluice::detail {
+namespace {
+
+/// State is sent to executors in pieces of about this size.
+constexpr std::size_t load_bytes = 1 << 20;
+
+std::string bytes_of(const Shipped<StateMaker>& maker) {
+  Encoder out;
+  maker.encode_to(out);
+  return out.take();
+}
+
+}  // namespace
+
+Slots::Slots(Members& members, bool copies) : members_(members), copies_(copies) {}
+
+Slots::Slot& Slots::slot(std::size_t partition) {
+  partition %= key_groups;  // what is keyed has no more partitions
+  if (partition >= slots_.size()) slots_.resize(partition + 1);
+  return slots_[partition];
+}
+
+Slots::Place Slots::place(std::size_t partition, std::uint64_t operation) {
+  const std::vector<ExecutorId> ids = members_.ready();
+  const std::lock_guard lock(mutex_);
+  Slot& at = slot(partition);
+  if (!ids.empty()) {
+    if (at.owner == 0 && at.states.empty()) at.owner = ids[partition % ids.size()];
+    // With state in it, it gets a copy between two batches.
+    if (copies_ && at.copy == 0 && at.states.empty() && ids.size() > 1) {
+      const auto own = std::find(ids.begin(), ids.end(), at.owner);
+      if (own != ids.end()) at.copy = ids[static_cast<std::size_t>(own - ids.begin() + 1) % ids.size()];
+    }
+  }
+  return {at.owner, at.copy, at.is_lost, at.states.contains(operation)};
+}
+
+void Slots::add(const Shipped<StateMaker>& maker, std::size_t partition) {
+  const std::lock_guard lock(mutex_);
+  slot(partition).states.emplace(maker->operation(), maker);
+}
+
+bool Slots::remove(std::uint64_t operation, std::size_t partition) {
+  const std::lock_guard lock(mutex_);
+  Slot& at = slot(partition);
+  if (at.states.erase(operation) == 0) return false;
+  at.is_lost = at.is_lost && !at.states.empty();
+  return true;
+}
+
+void Slots::lost(ExecutorId id) {
+  const std::lock_guard lock(mutex_);
+  for (Slot& at : slots_) {
+    if (at.owner != id && at.copy != id) continue;
+    settled_for_.clear();
+    moved_ = moved_ || !at.states.empty();
+    if (at.owner == id) {
+      // A copy that has not been told yet that it is the state is as good as before.
+      at.owner = at.copy;
+      at.must_promote = at.owner != 0;
+      must_settle_ = must_settle_ || at.must_promote;
+      at.is_lost = at.owner == 0 && !at.states.empty();
+    }
+    at.copy = 0;
+  }
+}
+
+void Slots::copy_lost(ExecutorId owner, ExecutorId copy) {
+  const std::lock_guard lock(mutex_);
+  for (Slot& at : slots_) {
+    if (at.owner != owner || at.copy != copy) continue;
+    settled_for_.clear();
+    moved_ = moved_ || !at.states.empty();
+    at.copy = 0;
+  }
+}
+
+void Slots::add_requests(const Slot& at, StateRequest::What what, ExecutorId to, Requests& requests) const {
+  for (const auto& [operation, maker] : at.states) {
+    StateRequest request;
+    request.what = what;
+    request.operation = operation;
+    request.partition = static_cast<std::uint32_t>(&at - slots_.data());
+    request.number = request.batch = completed_;
+    requests.emplace_back(to, std::move(request));
+  }
+}
+
+void Slots::settle() {
+  Requests requests;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!std::exchange(must_settle_, false)) return;
+    for (Slot& at : slots_) {
+      if (!std::exchange(at.must_promote, false)) continue;
+      add_requests(at, StateRequest::What::promote, at.owner, requests);
+    }
+  }
+  for (auto& [executor, request] : requests) {
+    const std::size_t number = request.partition;
+    try {
+      members_.call(executor, std::move(request));
+    } catch (const Error& error) {
+      // It is lost as well, or had no copy after all.
+      std::fprintf(stderr, "sluice: state could not be taken over: %s\n", error.details().why.c_str());
+      const std::lock_guard lock(mutex_);
+      slots_[number].is_lost = true;
+    }
+  }
+}
+
+void Slots::completed(std::int64_t batch) {
+  {
+    const std::lock_guard lock(mutex_);
+    completed_ = batch;
+  }
+  settle();
+  const std::vector<ExecutorId> ids = members_.ready();
+  {
+    const std::lock_guard lock(mutex_);
+    if (ids == settled_for_) return;
+    settled_for_ = ids;
+  }
+  while (copies_ && make_copy()) {
+  }
+  while (move_one()) {
+  }
+}
+
+// False when there is nothing to do, or it cannot be done now.
+bool Slots::make_copy() {
+  const std::vector<ExecutorId> ids = members_.ready();
+  if (ids.size() < 2) return false;
+  Requests requests;
+  std::size_t number = 0;
+  ExecutorId owner = 0;
+  ExecutorId target = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    std::map<ExecutorId, std::size_t> kept;
+    for (const ExecutorId id : ids) kept[id] = 0;
+    for (const Slot& at : slots_) {
+      if (kept.contains(at.copy)) ++kept[at.copy];
+    }
+    const auto lacking = std::find_if(slots_.begin(), slots_.end(), [&](const Slot& at) {
+      return kept.contains(at.owner) && at.copy == 0 && !at.is_lost && !at.must_promote && !at.states.empty();
+    });
+    if (lacking == slots_.end()) return false;
+    number = static_cast<std::size_t>(lacking - slots_.begin());
+    owner = lacking->owner;
+    for (const auto& [id, count] : kept) {
+      if (id != owner && (target == 0 || count < kept[target])) target = id;
+    }
+    add_requests(*lacking, StateRequest::What::copy, owner, requests);
+    for (auto& [executor, request] : requests) {
+      request.number = target;
+      request.maker = bytes_of(lacking->states.at(request.operation));
+    }
+  }
+  try {
+    for (auto& [executor, request] : requests) members_.call(executor, std::move(request));
+  } catch (const Error& error) {
+    // Tried again after the next batch.
+    std::fprintf(stderr, "sluice: a copy of state could not be made: %s\n", error.details().why.c_str());
+    const std::lock_guard lock(mutex_);
+    settled_for_.clear();
+    return false;
+  }
+  const bool is_alive = members_.is_alive(target);
+  const std::lock_guard lock(mutex_);
+  moved_ = true;
+  if (slots_[number].owner == owner && is_alive) slots_[number].copy = target;
+  return true;
+}
+
+// Where the executor that has least keeps a copy for the one that has most, the two change roles.
+bool Slots::move_one() {
+  const std::vector<ExecutorId> ids = members_.ready();
+  if (ids.size() < 2) return false;
+  Requests requests;
+  std::size_t number = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    std::map<ExecutorId, std::size_t> owned;
+    for (const ExecutorId id : ids) owned[id] = 0;
+    for (const Slot& at : slots_) {
+      if (owned.contains(at.owner)) ++owned[at.owner];
+    }
+    const auto [least, most] = std::minmax_element(owned.begin(), owned.end(),
+                                                   [](const auto& a, const auto& b) { return a.second < b.second; });
+    if (most->second - least->second < 2) return false;
+    const auto moving =
+        std::find_if(slots_.begin(), slots_.end(), [&, from = most->first, to = least->first](Slot& at) {
+          return at.owner == from && (at.states.empty() || at.copy == to) && !at.must_promote;
+        });
+    if (moving == slots_.end()) return false;
+    if (moving->states.empty()) {
+      moving->owner = least->first;
+      moving->copy = 0;
+      return true;
+    }
+    number = static_cast<std::size_t>(moving - slots_.begin());
+    add_requests(*moving, StateRequest::What::promote, moving->copy, requests);
+    add_requests(*moving, StateRequest::What::demote, moving->owner, requests);
+    std::swap(moving->owner, moving->copy);
+    moved_ = true;
+  }
+  try {
+    for (auto& [executor, request] : requests) members_.call(executor, std::move(request));
+    return true;
+  } catch (const Error& error) {
+    // One of the two is lost, and the other may be half way.
+    std::fprintf(stderr, "sluice: state could not be moved: %s\n", error.details().why.c_str());
+    const std::lock_guard lock(mutex_);
+    slots_[number].is_lost = true;
+    return false;
+  }
+}
+
+std::int64_t Slots::completed_batch() {
+  const std::lock_guard lock(mutex_);
+  return completed_;
+}
+
+bool Slots::take_moved() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(moved_, false);
+}
+
+// ---- For the driver
+
+namespace {
+
+/// See make_remote_state. Checkpoints are written by the executor that keeps the copy, where there is one: what it
+/// takes in counts as changed there, and the owner's changes go into its messages to the copy.
+class RemoteState final : public StatePartition {
+ public:
+  RemoteState(Slots& slots, Shipped<StateMaker> maker, std::size_t partition, std::function<void()> removed)
+      : slots_(slots), maker_(std::move(maker)), partition_(partition), removed_(std::move(removed)) {}
+  ~RemoteState() override {
+    if (slots_.remove(maker_->operation(), partition_)) removed_();
+  }
+
+  void track() override {}
+  void freeze() override {
+    const Slots::Place at = place();
+    frozen_at_ = at.copy != 0 ? at.copy : at.owner;
+    is_copy_ = at.copy != 0;
+    StateRequest request = to(StateRequest::What::freeze);
+    request.of_copy = is_copy_;
+    request.number = slots_.completed_batch();
+    frozen_ = call(frozen_at_, std::move(request)).number;
+  }
+  bool write(std::size_t bytes_max, std::vector<StateBlock>& out) override {
+    if (frozen_ == 0) return false;
+    StateRequest request = to(StateRequest::What::write);
+    request.frozen = frozen_;
+    request.of_copy = is_copy_;
+    request.number = static_cast<std::int64_t>(std::min<std::size_t>(bytes_max, std::size_t{1} << 40));
+    StateReply reply = call(frozen_at_, std::move(request));
+    for (StateBlock& block : reply.blocks) out.push_back(std::move(block));
+    return reply.more;
+  }
+  void load(const StateBlock& block, const StateSchema& written) override {
+    if (!loading_.empty() && !(loading_written_ == written)) flush();
+    loading_written_ = written;
+    loading_bytes_ += block.bytes.size();
+    loading_.push_back(block);
+    if (loading_bytes_ >= load_bytes) flush();
+  }
+  void loaded(std::int64_t version) override {
+    flush();
+    StateRequest request = to(StateRequest::What::loaded);
+    request.number = version;
+    call_both(request);
+  }
+  std::int64_t last_batch() const override {
+    StateRequest request = to(StateRequest::What::last_batch);
+    request.number = slots_.completed_batch();
+    return call(place().owner, std::move(request)).number;
+  }
+  void mark_all() override {
+    const Slots::Place at = place();
+    StateRequest request = to(StateRequest::What::mark_all);
+    request.of_copy = at.copy != 0;
+    call(at.copy != 0 ? at.copy : at.owner, std::move(request));
+  }
+  void apply(std::span<const StateBlock>, std::int64_t) override { SLUICE_ASSERT(false); }
+
+ private:
+  StateRequest to(StateRequest::What what) const {
+    StateRequest request;
+    request.what = what;
+    request.operation = maker_->operation();
+    request.partition = static_cast<std::uint32_t>(partition_);
+    return request;
+  }
+  Slots::Place place() const {
+    slots_.settle();
+    return slots_.place(partition_);
+  }
+  StateReply call(ExecutorId id, StateRequest request) const { return slots_.members().call(id, std::move(request)); }
+  void flush() {
+    if (!is_made_) {
+      StateRequest request = to(StateRequest::What::make);
+      request.maker = bytes_of(maker_);
+      call_both(request);
+      slots_.add(maker_, partition_);
+      is_made_ = true;
+    }
+    if (loading_.empty()) return;
+    StateRequest request = to(StateRequest::What::load);
+    request.blocks = std::exchange(loading_, {});
+    request.written = loading_written_;
+    loading_bytes_ = 0;
+    call_both(request);
+  }
+  void call_both(const StateRequest& request) const {
+    const Slots::Place at = place();
+    call(at.owner, request);
+    if (at.copy == 0) return;
+    StateRequest of_copy = request;
+    of_copy.of_copy = true;
+    call(at.copy, std::move(of_copy));
+  }
+
+  Slots& slots_;
+  const Shipped<StateMaker> maker_;
+  const std::size_t partition_;
+  const std::function<void()> removed_;
+  bool is_made_ = false;
+  ExecutorId frozen_at_ = 0;
+  std::int64_t frozen_ = 0;
+  bool is_copy_ = false;
+  std::vector<StateBlock> loading_;
+  std::size_t loading_bytes_ = 0;
+  StateSchema loading_written_;
+};
+
+}  // namespace
+
+std::shared_ptr<StatePartition> make_remote_state(Slots& slots, const Shipped<StateMaker>& maker, std::size_t partition,
+                                                  std::function<void()> removed) {
+  return std::make_shared<RemoteState>(slots, maker, partition, std::move(removed));
+}
+
+}  // namespace sluice::detail

@@ -1,0 +1,219 @@
+#include "sluice/cluster/state_keeper.h"
+
+#include <algorithm>
+
+#include "sluice/runtime/errors.h"
+
+namespace sluice::detail {
+namespace {
+
+Error missing(const char* what) { return Error(Code::state_lost, {.why = what}); }
+
+/// Calls f(maker, partition, batch) for each state that the task works on.
+template <class F>
+void for_each_state(const TaskProgram& task, const F& f) {
+  for (const TaskStep& step : task.steps) {
+    const auto* zip = std::get_if<RunZip>(&step.what);
+    if (zip != nullptr && zip->state) f(zip->state, step.partition, step.batch);
+  }
+}
+
+bool contains(const std::vector<std::uint64_t>& operations, std::uint64_t operation) {
+  return std::find(operations.begin(), operations.end(), operation) != operations.end();
+}
+
+}  // namespace
+
+std::shared_ptr<StatePartition> StateKeeper::make(const std::string& maker, std::uint32_t partition) const {
+  Decoder in(maker);
+  auto made = Shipped<StateMaker>::decode_from(in)->make(partition, hash_seed_);
+  made->track();
+  return made;
+}
+
+void StateKeeper::settle(Kept& kept, StatePartition& state, std::int64_t batch) {
+  if (kept.waiting_batch == 0 || kept.waiting_batch > batch) return;
+  state.apply(kept.waiting, kept.waiting_batch);
+  kept.waiting.clear();
+  kept.waiting_batch = 0;
+}
+
+// What a checkpoint has not written of it is not written any more.
+void StateKeeper::drop_frozen(Kept& kept, StatePartition& state) {
+  kept.frozen = 0;
+  std::vector<StateBlock> dropped;
+  while (state.write(~std::size_t{0}, dropped)) {
+  }
+}
+
+// ---- For tasks
+
+bool StateKeeper::prepare(const TaskProgram& task, const std::vector<std::uint64_t>& must_exist) {
+  const std::lock_guard lock(mutex_);
+  bool is_there = true;
+  for_each_state(task, [&](const Shipped<StateMaker>& maker, std::uint32_t partition, std::int64_t batch) {
+    const Key key{maker->operation(), partition};
+    const auto state = states_.find(key.first, key.second);
+    if (state == nullptr) {
+      is_there = is_there && !contains(must_exist, key.first);
+      return;
+    }
+    const auto kept = kept_.find(key);
+    if (kept == kept_.end() || kept->second.copy != nullptr) return;
+    // The same batch is run again (K1).
+    if (kept->second.waiting_batch == batch) {
+      kept->second.waiting.clear();
+      kept->second.waiting_batch = 0;
+    }
+    settle(kept->second, *state, batch);
+  });
+  return is_there;
+}
+
+std::vector<StateChanges> StateKeeper::changes_of(const TaskProgram& task,
+                                                  const std::vector<std::uint64_t>& must_exist) {
+  std::vector<StateChanges> all;
+  for_each_state(task, [&](const Shipped<StateMaker>& maker, std::uint32_t partition, std::int64_t) {
+    const auto state = states_.find(maker->operation(), partition);
+    StateChanges changes;
+    changes.operation = maker->operation();
+    changes.partition = partition;
+    changes.batch = state->last_batch();
+    state->freeze();
+    while (state->write(~std::size_t{0}, changes.blocks)) {
+    }
+    if (!contains(must_exist, changes.operation)) {
+      Encoder bytes;
+      maker.encode_to(bytes);
+      changes.maker = bytes.take();
+    }
+    all.push_back(std::move(changes));
+  });
+  return all;
+}
+
+// ---- For other executors
+
+void StateKeeper::take(StateChanges&& changes) {
+  const Key key{changes.operation, changes.partition};
+  const std::lock_guard lock(mutex_);
+  if (!changes.maker.empty()) {
+    kept_[key] = Kept{make(changes.maker, changes.partition), 0, {}, 0};
+  }
+  const auto found = kept_.find(key);
+  if (found == kept_.end() || found->second.copy == nullptr) throw missing("no copy of this state is kept here");
+  Kept& kept = found->second;
+  // The same batch again: it was asked for again, and nothing has changed since.
+  if (kept.waiting_batch == changes.batch || kept.copy->last_batch() == changes.batch) return;
+  settle(kept, *kept.copy, changes.batch);
+  kept.waiting_batch = changes.batch;
+  kept.waiting = std::move(changes.blocks);
+  if (changes.complete) settle(kept, *kept.copy, changes.batch);
+}
+
+// ---- For the driver
+
+StateReply StateKeeper::handle(const StateRequest& request) {
+  StateReply reply;
+  reply.request = request.request;
+  try {
+    const std::lock_guard lock(mutex_);
+    answer(request, reply);
+  } catch (const Error& error) {
+    reply.error = error.what();
+  }
+  return reply;
+}
+
+void StateKeeper::answer(const StateRequest& request, StateReply& reply) {
+  using What = StateRequest::What;
+  const Key key{request.operation, request.partition};
+  if (request.what == What::make) {
+    auto made = make(request.maker, request.partition);
+    Kept& kept = kept_[key] = {};
+    if (request.of_copy) {
+      kept.copy = std::move(made);
+    } else {
+      states_.put(key.first, key.second, std::move(made));
+    }
+    return;
+  }
+  Kept& kept = kept_[key];
+  const auto state = find(key, kept);
+  const bool is_copy = kept.copy != nullptr;
+  if (state == nullptr) {
+    kept_.erase(key);
+    // Of an operator that has had no batch yet.
+    const bool may_lack = !request.of_copy && (request.what == What::freeze || request.what == What::last_batch ||
+                                               request.what == What::mark_all);
+    if (!may_lack) throw missing("this state is not here");
+    return;
+  }
+  const bool is_of_copy = request.of_copy || request.what == What::promote;
+  if (is_copy != is_of_copy) throw missing(is_copy ? "only a copy of this state is here" : "no copy is kept here");
+  switch (request.what) {
+    case What::load:
+      for (const StateBlock& block : request.blocks) state->load(block, request.written);
+      break;
+    case What::loaded: state->loaded(request.number); break;
+    case What::freeze:
+      settle(kept, *state, request.number);
+      drop_frozen(kept, *state);
+      state->freeze();
+      reply.number = kept.frozen = static_cast<std::int64_t>(request.request);
+      break;
+    case What::write:
+      if (kept.frozen == 0 || kept.frozen != request.frozen) throw missing("what was frozen has been dropped");
+      reply.more = state->write(static_cast<std::size_t>(request.number), reply.blocks);
+      break;
+    case What::last_batch:
+      settle(kept, *state, request.number);
+      reply.number = state->last_batch();
+      break;
+    case What::mark_all: state->mark_all(); break;
+    case What::promote:
+      settle(kept, *state, request.number);
+      drop_frozen(kept, *state);
+      states_.put(key.first, key.second, std::move(kept.copy));
+      kept.copy = nullptr;
+      break;
+    case What::demote:
+      settle(kept, *state, request.number);
+      drop_frozen(kept, *state);
+      states_.remove(key.first, key.second);
+      kept.copy = state;
+      break;
+    default: throw Error(Code::corrupt_data, {.why = "an unknown request about state"});
+  }
+}
+
+StateChanges StateKeeper::whole(const StateRequest& request) {
+  const Key key{request.operation, request.partition};
+  const std::lock_guard lock(mutex_);
+  const auto state = states_.find(key.first, key.second);
+  if (state == nullptr) throw missing("this state is not here");
+  Kept& kept = kept_[key];
+  settle(kept, *state, request.batch);
+  drop_frozen(kept, *state);
+  StateChanges changes;
+  changes.operation = request.operation;
+  changes.partition = request.partition;
+  changes.batch = state->last_batch();
+  changes.complete = true;
+  changes.maker = request.maker;
+  state->mark_all();
+  state->freeze();
+  while (state->write(~std::size_t{0}, changes.blocks)) {
+  }
+  return changes;
+}
+
+void StateKeeper::forget(const std::vector<Key>& states) {
+  const std::lock_guard lock(mutex_);
+  for (const Key& key : states) {
+    kept_.erase(key);
+    states_.remove(key.first, key.second);
+  }
+}
+
+}  // namespace sluice::detail

@@ -1,0 +1,76 @@
+// The state that an executor has, and the copies that it keeps of what others have.
+//
+// Invariants:
+//  K1. Changes of a batch wait beside a copy until those of the next batch come or the driver says that the batch is
+//      complete. A copy that has become the state still has them: when the batch is run again they are dropped, and the
+//      batch gives what it gave; when a later one comes they are taken in.
+//  K2. What a batch has changed of a state is asked for (`changes_of`) before the batch is reported, and only where a
+//      copy is kept: then checkpoints are written by who keeps that.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "sluice/cluster/messages.h"
+#include "sluice/core/program.h"
+#include "sluice/core/stores.h"
+
+namespace sluice::detail {
+
+/// See the head of this file. Threads: safe from all threads; one at a time works on a state.
+class StateKeeper {
+ public:
+  StateKeeper() { states_.track(); }
+
+  /// Where tasks find it.
+  StateStore& store() { return states_; }
+  void set_hash_seed(std::uint64_t seed) { hash_seed_ = seed; }
+
+  // -- for tasks
+  /// Makes the task's state ready for its batch. False: of an operation in `must_exist` there is none.
+  bool prepare(const TaskProgram& task, const std::vector<std::uint64_t>& must_exist);
+  /// What a task that has succeeded has changed, for the copies. `must_exist`: of others a copy begins.
+  std::vector<StateChanges> changes_of(const TaskProgram& task, const std::vector<std::uint64_t>& must_exist);
+
+  // -- for other executors
+  /// Takes in what has changed of a state that a copy is kept of here. Errors: SLU-211 none is.
+  void take(StateChanges&& changes);
+
+  // -- for the driver
+  /// All but StateRequest::What::copy. Errors are in the reply.
+  StateReply handle(const StateRequest& request);
+  /// For StateRequest::What::copy: all of a state. Errors: SLU-211.
+  StateChanges whole(const StateRequest& request);
+  void forget(const std::vector<std::pair<std::uint64_t, std::uint32_t>>& states);
+
+ private:
+  using Key = std::pair<std::uint64_t, std::uint32_t>;
+  struct Kept {
+    /// Of a copy; a state lies in states_.
+    std::shared_ptr<StatePartition> copy;
+    /// 0: nothing waits.
+    std::int64_t waiting_batch = 0;
+    std::vector<StateBlock> waiting;
+    /// The request that has frozen it; 0: nothing is frozen.
+    std::int64_t frozen = 0;
+  };
+
+  std::shared_ptr<StatePartition> make(const std::string& maker, std::uint32_t partition) const;
+  std::shared_ptr<StatePartition> find(const Key& key, const Kept& kept) {
+    return kept.copy != nullptr ? kept.copy : states_.find(key.first, key.second);
+  }
+  static void settle(Kept& kept, StatePartition& state, std::int64_t batch);
+  static void drop_frozen(Kept& kept, StatePartition& state);
+  void answer(const StateRequest& request, StateReply& reply);
+
+  std::mutex mutex_;
+  StateStore states_;
+  std::map<Key, Kept> kept_;
+  std::uint64_t hash_seed_ = 0;
+};
+
+}  // namespace sluice::detail
