@@ -39,7 +39,7 @@ may_include = {
     "api": {"api", "stream", "cluster", "core", "runtime"},
     "connect": {"connect", "api", "runtime"},
     "ui": {"ui", "api", "runtime"},
-    "testkit": {"testkit", "api", "runtime"},
+    "testkit": {"testkit", "api", "cluster", "runtime"},
 }
 # The test runtimes know no other layer, so tests of every layer may use them (cmake/layers.cmake builds them apart).
 test_runtimes = re.compile(r"sluice/testkit/(hand_|sim|faulty_|thrown)\w*\.h")

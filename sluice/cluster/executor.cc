@@ -65,6 +65,8 @@ struct Executor::Task {
   ExecutorId lost_place = 0;
   /// By shuffle and target, then by map partition, encoded; nullopt for an empty one. Those here are not among them.
   std::map<std::pair<std::uint64_t, std::uint32_t>, std::map<std::uint32_t, std::optional<std::string>>> fetched;
+  /// Encoded.
+  std::map<BlockId, std::string> fetched_blocks;
 };
 
 Executor::Executor(Runtime& runtime, ExecutorOptions options)
@@ -187,25 +189,51 @@ void Executor::handle(std::string_view message) {
 }
 
 void Executor::handle_state(const StateRequest& request) {
-  if (request.what != StateRequest::What::copy) return tell_driver(encode_message(states_.handle(request)));
+  const bool copies_block = request.what == StateRequest::What::copy_block;
+  if (!copies_block && request.what != StateRequest::What::copy) {
+    return tell_driver(encode_message(states_.handle(request)));
+  }
   const auto reply = [this, number = request.request](std::string error) {
     StateReply message;
     message.request = number;
     message.error = std::move(error);
     tell_driver(encode_message(message));
   };
+  const auto answered = [reply](std::optional<std::string_view> answer) {
+    reply(answer.has_value() ? decode_message<Taken>(*answer).error : "the connection has ended");
+  };
+  // Not on this thread: the other one may take its time, and the driver may have to say that it is gone.
+  const auto to = static_cast<ExecutorId>(request.number);
+  if (copies_block) {
+    const BlockId block{request.operation, request.partition};
+    return launch([this, reply, answered, to, block] {
+      const std::optional<KeepBlock> message = block_message(block, Keep::memory_and_disk);
+      if (!message.has_value()) return reply("the block is not here");
+      peers_.ask(to, *message, answered);
+    });
+  }
   StateChanges changes;
   try {
     changes = states_.whole(request);
   } catch (const Error& error) {
     return reply(error.what());
   }
-  // Not on this thread: the other one may take its time, and the driver may have to say that it is gone.
-  launch([this, reply, to = static_cast<ExecutorId>(request.number), changes = std::move(changes)]() mutable {
-    peers_.ask(to, std::move(changes), [reply](std::optional<std::string_view> answer) {
-      reply(answer.has_value() ? decode_message<StateChanged>(*answer).error : "the connection has ended");
-    });
-  });
+  launch([this, answered, to, changes = std::move(changes)] { peers_.ask(to, changes, answered); });
+}
+
+std::optional<KeepBlock> Executor::block_message(const BlockId& block, Keep level) {
+  const RestedPtr records = blocks_.get(block);
+  if (records == nullptr) return std::nullopt;
+  KeepBlock message;
+  message.block = block;
+  message.level = static_cast<std::int32_t>(level);
+  Encoder type;
+  encode_type(&records->type(), type);
+  message.type = type.take();
+  Encoder bytes;
+  records->encode_to(bytes);
+  message.records = bytes.take();
+  return message;
 }
 
 // ---- Tasks
@@ -255,6 +283,23 @@ void Executor::ask_for_buckets(const TaskPtr& task) {
                   by_place.erase(id_);
                   for (auto& [place, maps] : by_place) fetch(task, place, read.shuffle, target, std::move(maps));
                 });
+  for (const BlockAt& at : task->message.blocks) {
+    if (at.executor == id_) continue;
+    {
+      const std::lock_guard lock(task->mutex);
+      ++task->missing;
+    }
+    peers_.ask(at.executor, FetchBlock{0, at.block}, [this, task, at](std::optional<std::string_view> answer) {
+      {
+        FetchedBlock fetched;
+        if (answer.has_value()) fetched = decode_message<FetchedBlock>(*answer);
+        const std::lock_guard lock(task->mutex);
+        if (fetched.found) task->fetched_blocks[at.block] = std::move(fetched.records);
+        if (!answer.has_value()) task->lost_place = at.executor;
+      }
+      answer_came(task);
+    });
+  }
 }
 
 void Executor::fetch(const TaskPtr& task, ExecutorId from, std::uint64_t shuffle, std::uint32_t target,
@@ -350,40 +395,49 @@ void Executor::execute(const TaskPtr& task) {
     failed.failed = std::move(done.failed);
     return report(task, std::move(failed));
   }
-  if (message.copy_at == 0) return report(task, std::move(done));
-  send_changes(task, std::move(done));
+  send_copies(task, std::move(done));
 }
 
-void Executor::send_changes(const TaskPtr& task, TaskDone&& done) {
+void Executor::send_copies(const TaskPtr& task, TaskDone&& done) {
   struct Sent {
     std::mutex mutex;
     std::size_t missing = 1;
-    bool has_failed = false;
     TaskDone done;
   };
   const auto sent = std::make_shared<Sent>();
   sent->done = std::move(done);
-  const auto count_down = [this, task, sent](bool has_failed) {
+  const auto count_down = [this, task, sent](ExecutorId failed) {
     {
       const std::lock_guard lock(sent->mutex);
-      sent->has_failed = sent->has_failed || has_failed;
+      if (failed != 0) sent->done.place = failed;
       if (--sent->missing > 0) return;
     }
-    if (sent->has_failed) sent->done.place = task->message.copy_at;
     report(task, std::move(sent->done));
   };
-  std::vector<StateChanges> all = states_.changes_of(task->program, task->message.must_exist);
-  kill_point("executor.before_copy");
-  for (StateChanges& changes : all) {
+  const auto send = [&](ExecutorId to, const auto& message) {
     {
       const std::lock_guard lock(sent->mutex);
       ++sent->missing;
     }
-    peers_.ask(task->message.copy_at, std::move(changes), [count_down](std::optional<std::string_view> answer) {
-      count_down(!answer.has_value() || !decode_message<StateChanged>(*answer).error.empty());
+    peers_.ask(to, message, [count_down, to](std::optional<std::string_view> answer) {
+      const bool is_taken = answer.has_value() && decode_message<Taken>(*answer).error.empty();
+      count_down(is_taken ? 0 : to);
     });
+  };
+  kill_point("executor.before_copy");
+  const RunTask& message = task->message;
+  if (message.copy_at != 0) {
+    for (const StateChanges& changes : states_.changes_of(task->program, message.must_exist)) {
+      send(message.copy_at, changes);
+    }
   }
-  count_down(false);
+  for (const TaskOutput& output : task->program.outputs) {
+    const auto* block = std::get_if<WriteBlock>(&output.what);
+    if (block == nullptr || !block->twice || message.block_copy_at == 0) continue;
+    const auto kept = block_message(block->block, static_cast<Keep>(block->level));
+    if (kept.has_value()) send(message.block_copy_at, *kept);
+  }
+  count_down(0);
 }
 
 void Executor::report(const TaskPtr& task, TaskDone&& done) {
@@ -406,16 +460,37 @@ void Executor::report_lost(const TaskPtr& task, ExecutorId place) {
 // ---- Other executors
 
 std::string Executor::answer(std::string_view message) {
-  if (message_kind(message) == Fetch::kind) return encode_message(buckets_for(decode_message<Fetch>(message)));
-  auto changes = decode_message<StateChanges>(message);
-  StateChanged changed;
-  changed.request = changes.request;
-  try {
-    states_.take(std::move(changes));
-  } catch (const Error& error) {
-    changed.error = error.what();
+  switch (message_kind(message)) {
+    case Fetch::kind: return encode_message(buckets_for(decode_message<Fetch>(message)));
+    case FetchBlock::kind: {
+      const auto question = decode_message<FetchBlock>(message);
+      FetchedBlock fetched;
+      fetched.request = question.request;
+      if (const RestedPtr records = blocks_.get(question.block)) {
+        Encoder out;
+        records->encode_to(out);
+        fetched.records = out.take();
+        fetched.found = true;
+      }
+      return encode_message(fetched);
+    }
+    default: break;
   }
-  return encode_message(changed);
+  Taken taken;
+  taken.request = message_request(message);
+  try {
+    if (message_kind(message) == KeepBlock::kind) {
+      const auto block = decode_message<KeepBlock>(message);
+      Decoder type(block.type);
+      Decoder records(block.records);
+      blocks_.put(block.block, RestedRecords::decode_from(records, *decode_type(type)), static_cast<Keep>(block.level));
+    } else {
+      states_.take(decode_message<StateChanges>(message));
+    }
+  } catch (const Error& error) {
+    taken.error = error.what();
+  }
+  return encode_message(taken);
 }
 
 Fetched Executor::buckets_for(const Fetch& fetch) {

@@ -65,6 +65,7 @@ class Executor {
   void read_from_driver();
   void handle(std::string_view message);
   void handle_state(const StateRequest& request);
+  std::optional<KeepBlock> block_message(const BlockId& block, Keep level);
   void beat();
   void tell_driver(std::string_view message);
 
@@ -77,7 +78,7 @@ class Executor {
   void answer_came(const TaskPtr& task);
   void execute(const TaskPtr& task);
   bool gather_buckets(const TaskPtr& task, BucketsByTarget& buckets);
-  void send_changes(const TaskPtr& task, TaskDone&& done);
+  void send_copies(const TaskPtr& task, TaskDone&& done);
   void report(const TaskPtr& task, TaskDone&& done);
   void report_lost(const TaskPtr& task, ExecutorId place);
 

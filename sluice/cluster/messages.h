@@ -67,6 +67,12 @@ struct ShuffleAt {
   std::vector<ExecutorId> executors;
 };
 
+/// Where a block is.
+struct BlockAt {
+  BlockId block;
+  ExecutorId executor = 0;
+};
+
 /// A task to be run.
 struct RunTask {
   static constexpr std::uint8_t kind = 4;
@@ -85,6 +91,10 @@ struct RunTask {
   std::vector<std::uint64_t> must_exist;
   /// Keeps a copy of the state that the task changes; 0: none.
   ExecutorId copy_at = 0;
+  /// The same for blocks that are kept twice.
+  ExecutorId block_copy_at = 0;
+  /// Blocks that it reads and that lie elsewhere.
+  std::vector<BlockAt> blocks;
   /// TaskProgram.
   std::string program;
 };
@@ -122,9 +132,11 @@ struct StateRequest {
     mark_all,
     /// Sends all of it to the executor `number`, which keeps a copy from now on.
     copy,
-    /// The copy here becomes the state. What it got of batches after `number` is dropped.
+    /// Sends block (`operation`, `partition`) to the executor `number`, which keeps it from now on, too.
+    copy_block,
+    /// The copy here, if it is not that already, becomes the state: that after batch `number` at least.
     promote,
-    /// The state here, which no batch is running on, becomes a copy.
+    /// The state here, on which no batch is running, becomes a copy.
     demote,
   };
   std::uint64_t request = 0;
@@ -177,7 +189,7 @@ struct TaskDone {
   /// block_lost.
   std::uint64_t block_owner = 0;
   std::uint64_t block_index = 0;
-  /// place_lost: who did not give what was there.
+  /// place_lost: who did not give what was there. succeeded: who was to have a copy and has not.
   ExecutorId place = 0;
 };
 
@@ -213,11 +225,37 @@ struct StateChanges {
   std::vector<StateBlock> blocks;
 };
 
-struct StateChanged {
+/// A block that is to be kept here, too.
+struct KeepBlock {
   static constexpr std::uint8_t kind = 15;
+  std::uint64_t request = 0;
+  BlockId block;
+  std::int32_t level = 0;
+  /// encode_type.
+  std::string type;
+  std::string records;
+};
+
+/// The answer to StateChanges and KeepBlock.
+struct Taken {
+  static constexpr std::uint8_t kind = 16;
   std::uint64_t request = 0;
   /// Empty: it has been taken in.
   std::string error;
+};
+
+/// A block's records.
+struct FetchBlock {
+  static constexpr std::uint8_t kind = 17;
+  std::uint64_t request = 0;
+  BlockId block;
+};
+
+struct FetchedBlock {
+  static constexpr std::uint8_t kind = 18;
+  std::uint64_t request = 0;
+  bool found = false;
+  std::string records;
 };
 
 /// Why who says this is not spoken to; empty when it is.

@@ -1,6 +1,7 @@
 #include "sluice/cluster/scheduler.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <optional>
 #include <utility>
 
@@ -57,10 +58,11 @@ bool leaves_something(const TaskProgram& task) {
 }  // namespace
 
 struct ClusterScheduler::Round {
-  explicit Round(std::size_t tasks) : outcomes(tasks), ran_at(tasks) {}
+  explicit Round(std::size_t tasks) : outcomes(tasks), ran_at(tasks), copied_at(tasks) {}
   std::vector<TaskOutcome> outcomes;
-  /// Who ran each task last.
+  /// Who ran each task last, and who has a copy of its blocks.
   std::vector<ExecutorId> ran_at;
+  std::vector<ExecutorId> copied_at;
   std::size_t left = 0;
   /// An executor was lost while it ran one of them.
   bool has_lost_executor = false;
@@ -129,7 +131,7 @@ std::vector<TaskOutcome> ClusterScheduler::run(const std::vector<TaskProgram>& t
     std::vector<std::uint32_t> again;
     for (const std::uint32_t task : todo) {
       TaskOutcome& outcome = round->outcomes[task];
-      if (outcome.succeeded()) adopt(tasks[task], outcome, round->ran_at[task]);
+      if (outcome.succeeded()) adopt(tasks[task], outcome, round->ran_at[task], round->copied_at[task]);
       if (outcome.error == nullptr) continue;
       failed_attempts_.fetch_add(1);
       // Where nobody knows (the task did not even travel), it is all of them.
@@ -187,9 +189,9 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ru
     const Slots::Place at = slots_->place(step.partition, (*state)->operation());
     if (at.is_lost) outcome.error = lost_state();
     if (executor != 0 && at.owner != executor) {
+      // No operator makes such tasks: see lies_apart.
       outcome.error = std::make_exception_ptr(
-          Error(Code::no_state_backend, {.why = "partitions of state that lie on several executors are put together "
-                                                "without a shuffle: repartition() before coalesce()",
+          Error(Code::no_state_backend, {.why = "a task needs partitions of state that lie on several executors",
                                          .operation = step.info->name,
                                          .where = step.info->where}));
     }
@@ -206,8 +208,14 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ru
       message.reads.push_back(std::move(at));
     } else if (const auto* block = std::get_if<ReadBlock>(&step.what)) {
       const auto found = block_places_.find(block->block);
-      if (found != block_places_.end() && executor == 0) executor = found->second;
-      if (found == block_places_.end() || found->second != executor) outcome.lost = block->block;
+      if (found == block_places_.end()) {
+        outcome.lost = block->block;
+        return 0;
+      }
+      const std::vector<ExecutorId>& at = found->second.executors;
+      if (executor == 0) executor = at.front();
+      const bool is_here = std::find(at.begin(), at.end(), executor) != at.end();
+      if (!is_here) message.blocks.push_back({block->block, at.front()});
     }
     if (!outcome.succeeded()) return 0;
   }
@@ -224,6 +232,8 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ru
     executor = ids[(first + attempt) % ids.size()];
   }
   for (const TaskOutput& output : task.outputs) {
+    const auto* block = std::get_if<WriteBlock>(&output.what);
+    if (block != nullptr && block->twice) message.block_copy_at = another(executor, output.partition);
     const auto* write = std::get_if<WriteShuffle>(&output.what);
     if (write == nullptr) continue;
     const auto maps = static_cast<std::uint32_t>(engine_.shuffles().present(write->shuffle).size());
@@ -231,6 +241,16 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ru
     message.writes.emplace_back(write->shuffle, maps);
   }
   return executor;
+}
+
+// An executor for a copy of what the partition leaves; 0 when there is no other.
+ExecutorId ClusterScheduler::another(ExecutorId executor, std::size_t partition) {
+  const Slots::Place at = slots_->place(partition);
+  if (at.copy != 0 && at.copy != executor) return at.copy;
+  const std::vector<ExecutorId> ids = members_->ready();
+  const auto own = std::find(ids.begin(), ids.end(), executor);
+  if (ids.size() < 2 || own == ids.end()) return 0;
+  return ids[static_cast<std::size_t>(own - ids.begin() + 1) % ids.size()];
 }
 
 void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage, std::uint32_t task, unsigned attempt,
@@ -262,6 +282,7 @@ void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage,
     message.attempt = lost_executors_ * options_.task_tries + attempt;
     tickets_[message.ticket] = {round, task, executor};
     round->ran_at[task] = executor;
+    round->copied_at[task] = message.block_copy_at;
     ++round->left;
   }
   tasks_.fetch_add(1);
@@ -314,6 +335,7 @@ void ClusterScheduler::on_message(ExecutorId executor, std::string_view bytes) {
   if (ticket == tickets_.end() || ticket->second.executor != executor) return;
   if (outcome.lost.has_value()) block_places_.erase(*outcome.lost);
   Round& round = *ticket->second.round;
+  if (message.place == round.copied_at[ticket->second.task]) round.copied_at[ticket->second.task] = 0;
   round.outcomes[ticket->second.task] = std::move(outcome);
   --round.left;
   tickets_.erase(ticket);
@@ -332,7 +354,9 @@ void ClusterScheduler::on_lost(ExecutorId executor) {
     }
   }
   for (auto place = block_places_.begin(); place != block_places_.end();) {
-    if (place->second == executor) {
+    std::erase(place->second.executors, executor);
+    lacks_copies_ = lacks_copies_ || place->second.twice;
+    if (place->second.executors.empty()) {
       engine_.blocks().lose(place->first);
       place = block_places_.erase(place);
     } else {
@@ -354,7 +378,7 @@ void ClusterScheduler::on_lost(ExecutorId executor) {
 }
 
 // The engine's stores are told what there is, and it is kept here where (C2).
-void ClusterScheduler::adopt(const TaskProgram& task, TaskOutcome& outcome, ExecutorId executor) {
+void ClusterScheduler::adopt(const TaskProgram& task, TaskOutcome& outcome, ExecutorId executor, ExecutorId copy) {
   const std::lock_guard lock(mutex_);
   if (leaves_something(task) && !members_->is_alive(executor)) {
     outcome = {};
@@ -369,7 +393,14 @@ void ClusterScheduler::adopt(const TaskProgram& task, TaskOutcome& outcome, Exec
       if (place == 0) place = executor;
     } else if (const auto* block = std::get_if<WriteBlock>(&output.what)) {
       is_first = engine_.blocks().put_elsewhere(block->block) || is_first;
-      block_places_.emplace(block->block, executor);
+      BlockPlaces& places = block_places_[block->block];
+      places.twice = block->twice;
+      if (places.executors.empty()) places.executors.push_back(executor);
+      if (block->twice && copy != 0 && members_->is_alive(copy) && places.executors.size() == 1 &&
+          places.executors[0] == executor) {
+        places.executors.push_back(copy);
+      }
+      lacks_copies_ = lacks_copies_ || (block->twice && places.executors.size() < 2);
     }
   }
   outcome.result.adopted = is_first;
@@ -421,6 +452,40 @@ void ClusterScheduler::completed(Time batch) {
     losses_.clear();
   }
   slots_->completed(batch.time_since_epoch().count());
+  copy_blocks();
+}
+
+// Blocks that are kept twice and lie on one executor only.
+void ClusterScheduler::copy_blocks() {
+  std::vector<std::pair<BlockId, ExecutorId>> lacking;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!lacks_copies_ || members_->ready().size() < 2) return;
+    lacks_copies_ = false;
+    for (const auto& [block, places] : block_places_) {
+      if (places.twice && places.executors.size() == 1) lacking.emplace_back(block, places.executors[0]);
+    }
+  }
+  for (const auto& [block, executor] : lacking) {
+    StateRequest request;
+    request.what = StateRequest::What::copy_block;
+    request.operation = block.owner;
+    request.partition = static_cast<std::uint32_t>(block.index);
+    const ExecutorId copy = another(executor, request.partition);
+    request.number = copy;
+    bool is_done = false;
+    try {
+      members_->call(executor, std::move(request));
+      is_done = true;
+    } catch (const Error& error) {
+      std::fprintf(stderr, "sluice: a copy of a block could not be made: %s\n", error.details().why.c_str());
+    }
+    const bool is_alive = members_->is_alive(copy);
+    const std::lock_guard lock(mutex_);
+    const auto places = block_places_.find(block);
+    lacks_copies_ = lacks_copies_ || !is_done || !is_alive;
+    if (is_done && is_alive && places != block_places_.end()) places->second.executors.push_back(copy);
+  }
 }
 
 }  // namespace sluice::detail

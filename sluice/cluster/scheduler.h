@@ -80,8 +80,10 @@ class ClusterScheduler final : public TaskRunner {
                 const std::shared_ptr<Round>& round);
   ExecutorId place(const TaskProgram& task, unsigned attempt, RunTask& message, TaskOutcome& outcome);
   void wait(Round& round, const std::atomic<bool>* cancelled);
-  void adopt(const TaskProgram& task, TaskOutcome& outcome, ExecutorId executor);
+  ExecutorId another(ExecutorId executor, std::size_t partition);
+  void adopt(const TaskProgram& task, TaskOutcome& outcome, ExecutorId executor, ExecutorId copy);
   void give_up_lost(const std::vector<TaskProgram>& tasks, std::uint64_t job, Round& round);
+  void copy_blocks();
   void forget();
 
   Engine& engine_;
@@ -94,7 +96,13 @@ class ClusterScheduler final : public TaskRunner {
   std::map<std::uint64_t, Ticket> tickets_;
   /// By map partition; 0: it is missing.
   std::map<std::uint64_t, std::vector<ExecutorId>> shuffle_places_;
-  std::map<BlockId, ExecutorId> block_places_;
+  struct BlockPlaces {
+    std::vector<ExecutorId> executors;
+    bool twice = false;
+  };
+  std::map<BlockId, BlockPlaces> block_places_;
+  /// A block that is kept twice lies on one executor only, perhaps.
+  bool lacks_copies_ = false;
   std::size_t reserved_cores_ = 0;
   std::uint32_t lost_executors_ = 0;
   /// How often executors were lost under a job.

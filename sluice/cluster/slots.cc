@@ -187,6 +187,8 @@ bool Slots::move_one() {
   if (ids.size() < 2) return false;
   Requests requests;
   std::size_t number = 0;
+  ExecutorId from = 0;
+  ExecutorId to = 0;
   {
     const std::lock_guard lock(mutex_);
     std::map<ExecutorId, std::size_t> owned;
@@ -208,21 +210,29 @@ bool Slots::move_one() {
       return true;
     }
     number = static_cast<std::size_t>(moving - slots_.begin());
-    add_requests(*moving, StateRequest::What::promote, moving->copy, requests);
-    add_requests(*moving, StateRequest::What::demote, moving->owner, requests);
-    std::swap(moving->owner, moving->copy);
+    from = moving->owner;
+    to = moving->copy;
+    add_requests(*moving, StateRequest::What::promote, to, requests);
+    add_requests(*moving, StateRequest::What::demote, from, requests);
     moved_ = true;
   }
+  bool is_done = true;
   try {
     for (auto& [executor, request] : requests) members_.call(executor, std::move(request));
-    return true;
   } catch (const Error& error) {
-    // One of the two is lost, and the other may be half way.
     std::fprintf(stderr, "sluice: state could not be moved: %s\n", error.details().why.c_str());
-    const std::lock_guard lock(mutex_);
-    slots_[number].is_lost = true;
-    return false;
+    is_done = false;
   }
+  const std::lock_guard lock(mutex_);
+  Slot& at = slots_[number];
+  if (is_done && at.owner == from && at.copy == to) {
+    std::swap(at.owner, at.copy);
+    return true;
+  }
+  // One of the two is lost, and the other may be half way.
+  at.must_promote = must_settle_ = at.owner != 0;
+  settled_for_.clear();
+  return false;
 }
 
 std::int64_t Slots::completed_batch() {
@@ -252,6 +262,8 @@ class RemoteState final : public StatePartition {
   void track() override {}
   void freeze() override {
     const Slots::Place at = place();
+    frozen_ = 0;
+    if (!at.has_state) return;  // it has had no batch yet
     frozen_at_ = at.copy != 0 ? at.copy : at.owner;
     is_copy_ = at.copy != 0;
     StateRequest request = to(StateRequest::What::freeze);
@@ -283,12 +295,15 @@ class RemoteState final : public StatePartition {
     call_both(request);
   }
   std::int64_t last_batch() const override {
+    const Slots::Place at = place();
+    if (!at.has_state) return 0;
     StateRequest request = to(StateRequest::What::last_batch);
     request.number = slots_.completed_batch();
-    return call(place().owner, std::move(request)).number;
+    return call(at.owner, std::move(request)).number;
   }
   void mark_all() override {
     const Slots::Place at = place();
+    if (!at.has_state) return;
     StateRequest request = to(StateRequest::What::mark_all);
     request.of_copy = at.copy != 0;
     call(at.copy != 0 ? at.copy : at.owner, std::move(request));
@@ -305,7 +320,7 @@ class RemoteState final : public StatePartition {
   }
   Slots::Place place() const {
     slots_.settle();
-    return slots_.place(partition_);
+    return slots_.place(partition_, maker_->operation());
   }
   StateReply call(ExecutorId id, StateRequest request) const { return slots_.members().call(id, std::move(request)); }
   void flush() {

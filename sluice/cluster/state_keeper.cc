@@ -56,6 +56,7 @@ bool StateKeeper::prepare(const TaskProgram& task, const std::vector<std::uint64
     const auto state = states_.find(key.first, key.second);
     if (state == nullptr) {
       is_there = is_there && !contains(must_exist, key.first);
+      kept_.erase(key);  // of an attempt that came to nothing with its executor
       return;
     }
     const auto kept = kept_.find(key);
@@ -79,13 +80,14 @@ std::vector<StateChanges> StateKeeper::changes_of(const TaskProgram& task,
     changes.operation = maker->operation();
     changes.partition = partition;
     changes.batch = state->last_batch();
-    state->freeze();
-    while (state->write(~std::size_t{0}, changes.blocks)) {
-    }
     if (!contains(must_exist, changes.operation)) {
       Encoder bytes;
       maker.encode_to(bytes);
       changes.maker = bytes.take();
+      state->mark_all();
+    }
+    state->freeze();
+    while (state->write(~std::size_t{0}, changes.blocks)) {
     }
     all.push_back(std::move(changes));
   });
@@ -143,14 +145,13 @@ void StateKeeper::answer(const StateRequest& request, StateReply& reply) {
   const bool is_copy = kept.copy != nullptr;
   if (state == nullptr) {
     kept_.erase(key);
-    // Of an operator that has had no batch yet.
-    const bool may_lack = !request.of_copy && (request.what == What::freeze || request.what == What::last_batch ||
-                                               request.what == What::mark_all);
-    if (!may_lack) throw missing("this state is not here");
-    return;
+    throw missing("this state is not here");
   }
-  const bool is_of_copy = request.of_copy || request.what == What::promote;
-  if (is_copy != is_of_copy) throw missing(is_copy ? "only a copy of this state is here" : "no copy is kept here");
+  const bool changes_role = request.what == What::promote || request.what == What::demote;
+  if (changes_role && is_copy == (request.what == What::demote)) return;  // it has done so already
+  if (!changes_role && is_copy != request.of_copy) {
+    throw missing(is_copy ? "only a copy of this state is here" : "no copy of this state is kept here");
+  }
   switch (request.what) {
     case What::load:
       for (const StateBlock& block : request.blocks) state->load(block, request.written);
@@ -173,6 +174,9 @@ void StateKeeper::answer(const StateRequest& request, StateReply& reply) {
     case What::mark_all: state->mark_all(); break;
     case What::promote:
       settle(kept, *state, request.number);
+      drop_frozen(kept, *state);
+      // What it has to tell of from now on is what its own batches change.
+      state->freeze();
       drop_frozen(kept, *state);
       states_.put(key.first, key.second, std::move(kept.copy));
       kept.copy = nullptr;

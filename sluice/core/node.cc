@@ -1,5 +1,7 @@
 #include "sluice/core/node.h"
 
+#include <algorithm>
+
 #include "sluice/core/engine.h"
 #include "sluice/core/hash.h"
 
@@ -110,14 +112,26 @@ NodePtr make_zip(OperatorInfoPtr info, const TypeOps& type, std::vector<NodePtr>
   return node;
 }
 
-NodePtr make_cached(Engine& engine, NodePtr parent, Keep level) {
+namespace {
+bool has_state(const Node& node) {
+  if (std::holds_alternative<ShuffledBody>(node.body)) return false;
+  const auto* zip = std::get_if<ZipBody>(&node.body);
+  if (zip != nullptr && zip->state) return true;
+  return std::any_of(node.parents.begin(), node.parents.end(),
+                     [](const NodePtr& parent) { return has_state(*parent); });
+}
+}  // namespace
+
+bool lies_apart(Engine& engine, const Node& node) { return engine.runner().has_state_elsewhere() && has_state(node); }
+
+NodePtr make_cached(Engine& engine, NodePtr parent, Keep level, bool twice) {
   const OperatorInfoPtr info = parent->info;
   const TypeOps& type = *parent->type;
   const std::size_t partitions = parent->partitions;
   const bool by_key = parent->by_key;
   auto node = make_node(info, type, {std::move(parent)}, partitions);
   node->by_key = by_key;
-  node->body = CachedBody{std::make_shared<BlockLease>(engine.shared_from_this(), engine.next_id()), level};
+  node->body = CachedBody{std::make_shared<BlockLease>(engine.shared_from_this(), engine.next_id()), level, twice};
   return node;
 }
 

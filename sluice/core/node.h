@@ -63,6 +63,8 @@ struct ZipBody {
 struct CachedBody {
   std::shared_ptr<BlockLease> lease;
   Keep level = Keep::memory;
+  /// See WriteBlock.
+  bool twice = false;
 };
 
 struct Node {

@@ -143,7 +143,7 @@ class Planner {
     step.what = PassThrough{};
     if (stores_.lost.contains(id)) return;
     TaskOutput output;
-    output.what = WriteBlock{id, node.type, static_cast<int>(cached.level)};
+    output.what = WriteBlock{id, node.type, static_cast<int>(cached.level), cached.twice};
     output.step = step.inputs[0];
     output.partition = static_cast<std::uint32_t>(partition);
     output.info = node.info;

@@ -110,9 +110,6 @@ OperatorInfoPtr decode_info(Decoder& in) {
   return std::make_shared<const OperatorInfo>(OperatorInfo{std::move(name), decode_place(in)});
 }
 
-void encode_type(const TypeOps* type, Encoder& out) { encode_address(typeid(TypeOps), type, out); }
-const TypeOps* decode_type(Decoder& in) { return static_cast<const TypeOps*>(decode_address(typeid(TypeOps), in)); }
-
 void encode_block(const BlockId& id, Encoder& out) {
   out.u64(id.owner);
   out.u64(id.index);
@@ -203,6 +200,7 @@ void encode_output(const TaskOutput& output, Encoder& out) {
                           encode_block(o.block, out);
                           encode_type(o.type, out);
                           out.u32(static_cast<std::uint32_t>(o.level));
+                          out.u8(o.twice ? 1 : 0);
                         },
                         [&](const Collect& o) {
                           out.u32(o.target);
@@ -227,7 +225,8 @@ TaskOutput decode_output(Decoder& in, std::size_t steps) {
     case 1: {
       const BlockId block = decode_block(in);
       const TypeOps* type = decode_type(in);
-      output.what = WriteBlock{block, type, static_cast<int>(decode_index(in, 4))};
+      const int level = static_cast<int>(decode_index(in, 4));
+      output.what = WriteBlock{block, type, level, in.u8() != 0};
       break;
     }
     case 2: {
@@ -389,13 +388,22 @@ class Attempt {
     } else if (const auto* shuffle = std::get_if<ReadShuffle>(&step.what)) {
       shuffle->kernel->merge(where, buckets(*shuffle, step.partition), out);
     } else if (const auto* block = std::get_if<ReadBlock>(&step.what)) {
-      const RestedPtr records = context_.environment().blocks.get(block->block);
+      const RestedPtr records = find(block->block);
       if (records == nullptr) throw BlockLost(block->block);
       records->push_all(out);
     } else {
       return step.inputs.empty();
     }
     return true;
+  }
+
+  RestedPtr find(const BlockId& id) {
+    const TaskEnvironment& environment = context_.environment();
+    if (environment.fetched_blocks != nullptr) {
+      const auto fetched = environment.fetched_blocks->find(id);
+      if (fetched != environment.fetched_blocks->end()) return fetched->second;
+    }
+    return environment.blocks.get(id);
   }
 
   std::vector<BucketPtr> buckets(const ReadShuffle& shuffle, std::uint32_t target) {
@@ -483,6 +491,9 @@ std::uint64_t build_of_program() {
   const Image* const image = image_of(reinterpret_cast<const void*>(&build_of_program));
   return image == nullptr ? 0 : image->build_id;
 }
+
+void encode_type(const TypeOps* type, Encoder& out) { encode_address(typeid(TypeOps), type, out); }
+const TypeOps* decode_type(Decoder& in) { return static_cast<const TypeOps*>(decode_address(typeid(TypeOps), in)); }
 
 void encode_place(const Place& place, Encoder& out) {
   encode(std::string_view(place.file_name()), out);

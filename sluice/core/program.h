@@ -17,13 +17,6 @@ namespace sluice::detail {
 
 using OperatorInfoPtr = std::shared_ptr<const OperatorInfo>;
 
-/// Records of a partition of a cached RDD or a received block, by id.
-struct BlockId {
-  std::uint64_t owner = 0;
-  std::uint64_t index = 0;
-  friend auto operator<=>(const BlockId&, const BlockId&) = default;
-};
-
 struct ReadSource {
   Shipped<Source> source;
 };
@@ -65,6 +58,8 @@ struct WriteBlock {
   BlockId block;
   const TypeOps* type = nullptr;
   int level = 0;
+  /// Also on another executor, where there is one: it cannot be made again.
+  bool twice = false;
 };
 /// Records that the driver wants. All actions are this, after kernels that reduce a partition to what is asked for.
 struct Collect {
@@ -89,9 +84,6 @@ struct TaskProgram {
   void encode_to(Encoder& out) const;
   static TaskProgram decode_from(Decoder& in);
 };
-
-class RestedRecords;
-using RestedPtr = std::shared_ptr<const RestedRecords>;
 
 /// A cached partition that the plan relied on is gone: it was evicted since, or its file is damaged. The engine plans
 /// again without it.
@@ -119,6 +111,10 @@ TaskResult run_task(const TaskProgram& program, const TaskId& id, TaskEnvironmen
 /// The build of this program: of the image that the engine is linked into. Only processes of one build understand each
 /// other's tasks.
 std::uint64_t build_of_program();
+
+/// A type of this program as it travels.
+void encode_type(const TypeOps* type, Encoder& out);
+const TypeOps* decode_type(Decoder& in);
 
 /// A place in the user's program as it travels.
 void encode_place(const Place& place, Encoder& out);

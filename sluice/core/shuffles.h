@@ -252,7 +252,8 @@ struct GeneralCombine {
 };
 
 /// Moves records without combining them: record i of map partition p goes to target (p + i) mod n (repartition; with
-/// one target: all to one). Order: map partition by map partition, as they came.
+/// one target: all to one). With `neighbours`, the number of map partitions, all of p go to one target, as a
+/// UnionBody::coalesce would put them together. Order: map partition by map partition, as they came.
 template <class T>
 class MoveKernel : public ShuffleKernel {
   struct RecordsBucket : Bucket {
@@ -262,8 +263,10 @@ class MoveKernel : public ShuffleKernel {
   };
 
  public:
+  explicit MoveKernel(std::uint64_t neighbours = 0) : neighbours_(neighbours) {}
   std::unique_ptr<ShuffleWriter> open_writer(const OpenAt& at, std::size_t targets) const override {
-    return std::make_unique<Writer>(at.partition % targets, targets);
+    if (neighbours_ == 0) return std::make_unique<Writer>(at.partition % targets, targets, targets > 1);
+    return std::make_unique<Writer>(((at.partition + 1) * targets - 1) / neighbours_, targets, false);
   }
   void merge(const OpenAt& at, std::span<const BucketPtr> buckets, Pipe& out) const override {
     for (const BucketPtr& bucket : buckets) {
@@ -284,12 +287,12 @@ class MoveKernel : public ShuffleKernel {
  private:
   class Writer : public ShuffleWriter {
    public:
-    Writer(std::size_t first, std::size_t targets) : next_(first), buckets_(targets) {}
+    Writer(std::size_t first, std::size_t targets, bool spreads) : next_(first), spreads_(spreads), buckets_(targets) {}
     void push(const void* records, std::size_t count) override {
       const T* in = static_cast<const T*>(records);
       const std::size_t targets = buckets_.size();
-      if (targets == 1) {
-        bucket(0).append(in, count);
+      if (!spreads_) {
+        bucket(next_).append(in, count);
         return;
       }
       for (std::size_t i = 0; i < count; ++i) {
@@ -306,8 +309,10 @@ class MoveKernel : public ShuffleKernel {
       return buckets_[target]->records;
     }
     std::size_t next_;
+    const bool spreads_;
     std::vector<std::shared_ptr<RecordsBucket>> buckets_;
   };
+  const std::uint64_t neighbours_;
 };
 
 }  // namespace sluice::detail

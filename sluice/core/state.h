@@ -67,8 +67,9 @@ class StatePartition {
   virtual std::int64_t last_batch() const = 0;
   /// All of it counts as changed.
   virtual void mark_all() = 0;
-  /// Takes in what another partition of the same content has written (`write`, all of it) after its batch `version`.
-  /// For `freeze` it counts as changed here, too. Errors: SLU-301, SLU-302.
+  /// Takes in what another partition of the same content has written (`write`, all of it) after its batch `version`;
+  /// it may have been more than what is new here. For `freeze` it counts as changed here, too.
+  /// Errors: SLU-301, SLU-302.
   virtual void apply(std::span<const StateBlock> blocks, std::int64_t version) = 0;
 };
 

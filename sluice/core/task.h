@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -27,6 +28,15 @@ class ShuffleStore;
 class StateStore;
 class TaskContext;
 
+/// Records of a partition of a cached RDD or a received block, by id.
+struct BlockId {
+  std::uint64_t owner = 0;
+  std::uint64_t index = 0;
+  friend auto operator<=>(const BlockId&, const BlockId&) = default;
+};
+class RestedRecords;
+using RestedPtr = std::shared_ptr<const RestedRecords>;
+
 class Bucket;
 using BucketPtr = std::shared_ptr<const Bucket>;
 /// Buckets of shuffles, by shuffle and target, in the order of map partitions.
@@ -44,6 +54,8 @@ struct TaskEnvironment {
   bool check_views = false;
   /// What the task reads of shuffles; nullptr: it is in `shuffles`.
   const BucketsByTarget* buckets = nullptr;
+  /// Blocks that it reads and that are not in `blocks`; may be null.
+  const std::map<BlockId, RestedPtr>* fetched_blocks = nullptr;
 };
 
 /// Which attempt of which task this is.

@@ -65,7 +65,7 @@ NodePtr StreamNode::at(Engine& engine, Time time) {
 }
 
 void StreamNode::put(Engine& engine, Time time, NodePtr node) {
-  if (persist.has_value()) node = make_cached(engine, std::move(node), *persist);
+  if (persist.has_value()) node = make_cached(engine, std::move(node), *persist, in_batch_only);
   made_[time] = std::move(node);
 }
 

@@ -297,6 +297,7 @@ class Driver {
   void deliver_owed();
   bool wait_for_batch(Time time);
   void checkpoint_if_due(Time time, bool at_once);
+  void checkpoint_now(Time time);
   void begin_checkpoint(Time time);
   void freeze_state(Time time);
   void abandon_checkpoint();

@@ -99,8 +99,10 @@ class WindowState : public KeyedState<K, WindowContent<V>> {
     for (const StateBlock& block : blocks) {
       if (block.what == StateBlock::What::entries) this->load_entries(block, this->own_schema(), attempt);
     }
+    // Unlike entries, a batch must not be taken in twice.
+    const std::int64_t had = this->version;
     for (const StateBlock& block : blocks) {
-      if (block.what != StateBlock::What::log) continue;
+      if (block.what != StateBlock::What::log || block.batch <= had) continue;
       load_log(block);
       if (this->tracks()) logs_.push_back(block);
     }

@@ -2,6 +2,8 @@
 
 #include <cstdio>
 
+#include "sluice/cluster/scheduler.h"
+
 namespace sluice::testing {
 namespace {
 
@@ -65,6 +67,11 @@ StreamTest::~StreamTest() {
     // The test has its verdict already; what is left over is told, not hidden.
     std::fprintf(stderr, "sluice: at the end of a StreamTest: %s\n", error.what());
   }
+}
+
+void StreamTest::kill_executor(std::size_t number) {
+  auto& scheduler = dynamic_cast<sluice::detail::ClusterScheduler&>(context_->engine()->runner());
+  dynamic_cast<sluice::detail::ThreadExecutors&>(scheduler.manager()).kill(number);
 }
 
 void StreamTest::start() {

@@ -177,6 +177,9 @@ class StreamTest {
   StreamTest(const StreamTest&) = delete;
   StreamTest& operator=(const StreamTest&) = delete;
 
+  /// Ends an executor (StreamTestOptions::executors) as if its process had been killed; another one takes its place.
+  void kill_executor(std::size_t number);
+
   /// A stream of these records: one inner list a batch, cut into the partitions as `parallelize` does; empty batches
   /// when there are no more lists.
   template <class T>

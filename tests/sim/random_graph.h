@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -83,9 +84,11 @@ std::string to_string(const Graph& graph);
 
 /// What each output has at each of its slide times, sorted.
 std::vector<Batches> model(const Graph& graph, const std::vector<Batches>& inputs, std::size_t batches);
-/// The same from the engine, in the engine's order. `flaky`: some tasks fail once.
+/// The same from the engine, in the engine's order. `flaky`: some tasks fail once. `beside` runs on a thread of its own
+/// while the batches do.
 std::vector<Batches> run_engine(const Graph& graph, const std::vector<Batches>& inputs, std::size_t batches,
-                                const StreamTestOptions& options, bool flaky);
+                                const StreamTestOptions& options, bool flaky,
+                                const std::function<void(StreamTest&)>& beside = nullptr);
 
 // The functions of the operators.
 inline Numbers map_record(Numbers r, Number x, Number y) {

@@ -1,6 +1,7 @@
 // Random graphs as programs of the engine. All streams are of two types, so that each operator is compiled twice.
 #include <atomic>
 #include <functional>
+#include <memory>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -218,10 +219,19 @@ class Program {
 }  // namespace
 
 std::vector<Batches> run_engine(const Graph& graph, const std::vector<Batches>& inputs, std::size_t batches,
-                                const StreamTestOptions& options, bool flaky) {
+                                const StreamTestOptions& options, bool flaky,
+                                const std::function<void(StreamTest&)>& beside) {
   flaky_now = flaky;
   StreamTest t(options);
   const Program program(graph, inputs, t);
+  std::unique_ptr<Thread> thread;
+  if (beside) thread = t.context().runtime().spawn("beside", [&] { beside(t); });
+  struct Join {
+    std::unique_ptr<Thread>& thread;
+    ~Join() {
+      if (thread != nullptr) thread->join();
+    }
+  } const join{thread};
   t.run(batches);
   return program.outputs();
 }

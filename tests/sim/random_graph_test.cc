@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "sluice/testkit/mortal_machine.h"
 #include "sluice/testkit/simulation.h"
 #include "sluice/testkit/testing.h"
 #include "tests/sim/random_graph.h"
@@ -10,12 +11,16 @@
 namespace sluice::testing {
 namespace {
 
+using namespace std::chrono_literals;
+
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 constexpr std::uint64_t inputs_a_graph = 5;
 constexpr std::uint64_t simulated_seeds = 60;
+constexpr std::uint64_t cluster_seeds = 40;
 #else
 constexpr std::uint64_t inputs_a_graph = 100;
 constexpr std::uint64_t simulated_seeds = 1000;
+constexpr std::uint64_t cluster_seeds = 500;
 #endif
 constexpr std::uint64_t graphs = 50;
 constexpr std::size_t batches = 6;
@@ -82,6 +87,59 @@ TEST(RandomGraphSimulated, GivesWhatTheModelGivesForEverySeed) {
     const std::uint64_t trace = simulate(seed);
     if (seed % 100 == 0) {
       EXPECT_EQ(simulate(seed), trace);
+    }
+    if (HasFailure()) return;
+  }
+}
+
+// On a cluster whose executors are killed and whose connections are cut, at any moment: nobody sees it in what comes
+// out. Where two executors that have the same state are killed, the stream ends, and goes on from its checkpoint.
+std::uint64_t simulate_cluster(std::uint64_t seed) {
+  Random random(seed);
+  const Graph graph = random_graph(random);
+  SCOPED_TRACE("graph:\n" + to_string(graph));
+  const std::size_t few = 6;
+  const auto inputs = random_inputs(graph, few, random);
+  SimulationOptions faults;
+  faults.message_delay_max = seed % 5 == 0 ? 50ms : 5ms;
+  faults.connection_cut = seed % 4 == 0 ? 0.0005 : 0;
+  Simulation sim(seed, faults);
+  std::vector<Batches> got;
+  sim.run([&] {
+    StreamTestOptions options{.batch = 100ms, .partitions = 1 + seed % 4, .cores = 1 + seed % 2};
+    options.executors = 2 + seed % 3;
+    options.runtime = &sim;
+    options.hash_seed = seed;
+    options.check_views = seed % 2 == 0;
+    options.checkpoint = "/checkpoint";
+    options.checkpoint_interval = seed % 3 == 0 ? Duration(1ms) : Duration(250ms);
+    options.recordings = std::make_shared<Recordings>();
+    options.missed = MissedBatches::run;
+    for (bool is_done = false; !is_done;) {
+      try {
+        got = run_engine(graph, inputs, few, options, false, [&](StreamTest& t) {
+          for (std::uint64_t kills = random.below(4); kills > 0; --kills) {
+            sim.wait_for(Duration(random.below(Duration(300ms).count())));
+            t.kill_executor(random.below(options.executors));
+          }
+        });
+        is_done = true;
+      } catch (const Error& error) {
+        if (error.code() != Code::state_lost && error.code() != Code::state_is_gone) throw;
+      }
+    }
+  });
+  expect_model(model(graph, inputs, few), got);
+  return sim.trace_hash();
+}
+
+TEST(RandomGraphSimulated, GivesWhatTheModelGivesOnAClusterWhoseExecutorsDie) {
+  const auto [first, end] = seeds_to_run(cluster_seeds);
+  for (std::uint64_t seed = first; seed < end; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    const std::uint64_t trace = simulate_cluster(seed);
+    if (seed % 100 == 0) {
+      EXPECT_EQ(simulate_cluster(seed), trace);
     }
     if (HasFailure()) return;
   }
