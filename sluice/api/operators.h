@@ -256,15 +256,15 @@ class Operators {
         });
   }
 
-  /// At most `partitions` partitions: neighbours are put together, without a shuffle unless they have state
-  /// that lies on several executors.
+  /// At most `partitions` partitions: neighbours are put together, on one host without a shuffle.
   Self<T> coalesce(std::size_t partitions, Place where = std::source_location::current()) const {
     const auto info = self().info("coalesce", where);
     if (partitions == 0) {
       throw Error(Code::bad_argument, {.why = "0 partitions", .operation = info->name, .where = where});
     }
     return self().template derive<T>(info, [info, partitions](detail::Engine& engine, const detail::NodePtr& parent) {
-      if (partitions < parent->partitions && detail::lies_apart(engine, *parent)) {
+      // On a cluster partitions lie apart, and so does the state that is updated with them: each has a task of its own.
+      if (partitions < parent->partitions && engine.runner().has_state_elsewhere()) {
         const auto kernel =
             detail::ship<detail::ShuffleKernel, detail::MoveKernel<T>>(*info, std::uint64_t{parent->partitions});
         return detail::make_shuffled(engine, info, type_ops<T>(), parent, kernel, partitions, false);

@@ -189,7 +189,7 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ru
     const Slots::Place at = slots_->place(step.partition, (*state)->operation());
     if (at.is_lost) outcome.error = lost_state();
     if (executor != 0 && at.owner != executor) {
-      // No operator makes such tasks: see lies_apart.
+      // No operator makes such tasks: see Operators::coalesce.
       outcome.error = std::make_exception_ptr(
           Error(Code::no_state_backend, {.why = "a task needs partitions of state that lie on several executors",
                                          .operation = step.info->name,

@@ -61,7 +61,7 @@ void Slots::lost(ExecutorId id) {
   for (Slot& at : slots_) {
     if (at.owner != id && at.copy != id) continue;
     settled_for_.clear();
-    moved_ = moved_ || !at.states.empty();
+    moved_ = true;  // also of state whose first batch is running
     if (at.owner == id) {
       // A copy that has not been told yet that it is the state is as good as before.
       at.owner = at.copy;
@@ -78,7 +78,7 @@ void Slots::copy_lost(ExecutorId owner, ExecutorId copy) {
   for (Slot& at : slots_) {
     if (at.owner != owner || at.copy != copy) continue;
     settled_for_.clear();
-    moved_ = moved_ || !at.states.empty();
+    moved_ = true;
     at.copy = 0;
   }
 }
@@ -327,9 +327,11 @@ class RemoteState final : public StatePartition {
     if (!is_made_) {
       StateRequest request = to(StateRequest::What::make);
       request.maker = bytes_of(maker_);
-      call_both(request);
+      const Slots::Place made = call_both(request);
       slots_.add(maker_, partition_);
       is_made_ = true;
+      const Slots::Place at = place();
+      if (at.copy != made.copy) slots_.copy_lost(at.owner, at.copy);
     }
     if (loading_.empty()) return;
     StateRequest request = to(StateRequest::What::load);
@@ -338,13 +340,19 @@ class RemoteState final : public StatePartition {
     loading_bytes_ = 0;
     call_both(request);
   }
-  void call_both(const StateRequest& request) const {
+  // Without the copy it goes on.
+  Slots::Place call_both(const StateRequest& request) const {
     const Slots::Place at = place();
     call(at.owner, request);
-    if (at.copy == 0) return;
+    if (at.copy == 0) return at;
     StateRequest of_copy = request;
     of_copy.of_copy = true;
-    call(at.copy, std::move(of_copy));
+    try {
+      call(at.copy, std::move(of_copy));
+    } catch (const Error&) {
+      slots_.copy_lost(at.owner, at.copy);
+    }
+    return at;
   }
 
   Slots& slots_;

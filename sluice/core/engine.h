@@ -139,8 +139,6 @@ NodePtr make_zip(OperatorInfoPtr info, const TypeOps& type, std::vector<NodePtr>
                  bool by_key, std::int64_t batch = 0, Shipped<StateMaker> state = {});
 /// `twice`: on a cluster it is kept on two executors, because it cannot be made again when it is lost.
 NodePtr make_cached(Engine& engine, NodePtr parent, Keep level, bool twice = false);
-/// Partitions of the node can only be made on several executors, where their state is.
-bool lies_apart(Engine& engine, const Node& node);
 /// Computes the parent and gives nothing.
 NodePtr make_discard(OperatorInfoPtr info, NodePtr parent);
 

@@ -1,7 +1,5 @@
 #include "sluice/core/node.h"
 
-#include <algorithm>
-
 #include "sluice/core/engine.h"
 #include "sluice/core/hash.h"
 
@@ -111,18 +109,6 @@ NodePtr make_zip(OperatorInfoPtr info, const TypeOps& type, std::vector<NodePtr>
   node->body = ZipBody{std::move(kernel), std::move(state)};
   return node;
 }
-
-namespace {
-bool has_state(const Node& node) {
-  if (std::holds_alternative<ShuffledBody>(node.body)) return false;
-  const auto* zip = std::get_if<ZipBody>(&node.body);
-  if (zip != nullptr && zip->state) return true;
-  return std::any_of(node.parents.begin(), node.parents.end(),
-                     [](const NodePtr& parent) { return has_state(*parent); });
-}
-}  // namespace
-
-bool lies_apart(Engine& engine, const Node& node) { return engine.runner().has_state_elsewhere() && has_state(node); }
 
 NodePtr make_cached(Engine& engine, NodePtr parent, Keep level, bool twice) {
   const OperatorInfoPtr info = parent->info;

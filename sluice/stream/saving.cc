@@ -110,6 +110,9 @@ void Driver::freeze_state(Time time) {
     slot.input->save(out);
     manifest.inputs[slot.identity] = out.take();
   }
+  if (engine_->runner().take_state_moved()) {
+    throw Error(Code::state_lost, {.why = "state has moved while it was frozen"});
+  }
   kill_point("checkpoint.begin");
   last_checkpoint_ = time;
   directory_->checkpointer().begin(std::move(manifest), directory_->journal().log().end(), whole_base_);

@@ -40,12 +40,20 @@ template <class K, class S>
 class UpdateState : public KeyedState<K, UpdateContent<S>> {
  public:
   using KeyedState<K, UpdateContent<S>>::KeyedState;
-  /// Entries for which the function was called in the batch of `version` and that have a state, in that order; all
-  /// live ones when `called_all`.
-  Dense<EntryAt> called;
-  bool called_all = false;
+  /// Entries for which the function was called in the batch of `version` and that have a state, in that order, where
+  /// idle keys keep their state. Nothing when the state was taken over after that batch.
+  std::optional<Dense<EntryAt>> called;
   /// Entries that it changed: about as many will be the next time.
   std::size_t undos = 0;
+
+  void loaded(std::int64_t batch) override {
+    called.reset();
+    KeyedState<K, UpdateContent<S>>::loaded(batch);
+  }
+  void apply(std::span<const StateBlock> blocks, std::int64_t batch) override {
+    called.reset();
+    KeyedState<K, UpdateContent<S>>::apply(blocks, batch);
+  }
 };
 
 /// Input: Keyed<K, V> records; with `in_order` in the order of their hash range (KeyedShuffle). Output: (key, new
@@ -86,9 +94,13 @@ class UpdateStateKernel : public ZipKernel {
           attempt_(state_->begin_attempt()),
           again_(state_has_batch(at, state_->version)),
           bucket_end_(kernel.in_order_ ? 0 : state_->groups()) {
-      if (again_) return;
+      if (again_) {
+        if (!kernel.idle_keeps_state_ || state_->called.has_value()) return;
+        throw Error(Code::state_is_gone, {.operation = at.info.name, .where = at.info.where});
+      }
       undo_.reserve(state_->undos + state_->undos / 8);
-      called_.reserve(state_->called.size() + state_->called.size() / 8);
+      const std::size_t called = state_->called.has_value() ? state_->called->size() : 0;
+      called_.reserve(called + called / 8);
     }
     ~Update() override {
       if (!committed_ && !again_) undo();
@@ -108,7 +120,6 @@ class UpdateStateKernel : public ZipKernel {
       }
       state_->undos = undo_.size();
       state_->called = std::move(called_);
-      state_->called_all = !kernel_.idle_keeps_state_;
       state_->version = at_.batch;
     }
 
@@ -232,12 +243,12 @@ class UpdateStateKernel : public ZipKernel {
       const auto emit = [&](const auto& entry) {
         if (entry.value.live) cursor.emplace(KeyTraits<K>::leave(entry.key), entry.value.state);
       };
-      if (state_->called_all) {
+      if (!kernel_.idle_keeps_state_) {
         state_->for_each_used(0, state_->groups(), [&](std::uint32_t g) {
           for (const auto& entry : state_->group(g).table) emit(entry);
         });
       } else {
-        for (const EntryAt at : state_->called) emit(state_->group(at.group).table[at.index]);
+        for (const EntryAt at : *state_->called) emit(state_->group(at.group).table[at.index]);
       }
     }
 

@@ -1,6 +1,8 @@
 // Random operator graphs against a model, with threads and in the simulation.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <string>
 
 #include "sluice/testkit/mortal_machine.h"
@@ -125,7 +127,8 @@ std::uint64_t simulate_cluster(std::uint64_t seed) {
         });
         is_done = true;
       } catch (const Error& error) {
-        if (error.code() != Code::state_lost && error.code() != Code::state_is_gone) throw;
+        constexpr std::array of_lost_executors{Code::state_lost, Code::state_is_gone, Code::process_failed};
+        if (std::count(of_lost_executors.begin(), of_lost_executors.end(), error.code()) == 0) throw;
       }
     }
   });
