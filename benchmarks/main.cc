@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "benchmarks/cluster.h"
 #include "benchmarks/data.h"
 #include "benchmarks/durability.h"
 #include "benchmarks/engine.h"
@@ -187,7 +188,8 @@ constexpr FigureGroup figure_groups[] = {{"empty", empty_figures},
                                          {"checkpoint", checkpoint_figures},
                                          {"recovery", recovery_figures},
                                          {"wal", wal_figures},
-                                         {"cost", cost_figures}};
+                                         {"cost", cost_figures},
+                                         {"cluster", cluster_figures}};
 
 // ---- Output
 
@@ -240,7 +242,8 @@ int fail_usage() {
   std::fprintf(stderr,
                "usage: bench [--quick] [--json] [--rounds N] [--loops]\n"
                "             [--only W1|W2|W3|W4|W4full|empty|1ms|start|compile]\n"
-               "             [--only disk|10ms|checkpoint|recovery|wal|cost]   what durability costs\n");
+               "             [--only disk|10ms|checkpoint|recovery|wal|cost]   what durability costs\n"
+               "             [--only cluster]   what executors in processes of their own cost\n");
   return 2;
 }
 

@@ -46,9 +46,10 @@ class Ends : public sluice::StreamingListener {
 /// A context and a stream.
 class Stream {
  public:
+  Stream(const std::string& master, std::size_t partitions, const sluice::StreamingOptions& options)
+      : context({.app = "bench", .master = master, .partitions = partitions}), ssc(context, options) {}
   Stream(std::size_t threads, const sluice::StreamingOptions& options)
-      : context({.app = "bench", .master = "local[" + std::to_string(threads) + "]", .partitions = threads}),
-        ssc(context, options) {}
+      : Stream("local[" + std::to_string(threads) + "]", threads, options) {}
   /// Calls `ended` after each batch, until it returns false.
   template <class Ended>
   void run(const Ended& ended) {

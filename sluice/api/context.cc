@@ -70,6 +70,8 @@ Context::Context(const ContextOptions& options) {
                       static_cast<std::uint64_t>(
                           std::chrono::duration_cast<std::chrono::milliseconds>(options.executor_timeout).count()),
                       1000));
+  const std::uint64_t copies = settings.number("state-copies", options.state_copies, 2);
+  if (copies < 1 || copies > 2) throw Error(Code::bad_setting, {.why = "--sluice.state-copies: 1 or 2"});
   detail::Engine::MakeRunner make_runner;
   if (master.executors > 0) {
     make_runner = [&](detail::Engine& made) {
@@ -80,6 +82,7 @@ Context::Context(const ContextOptions& options) {
       cluster.spill_directory = made.options().blocks.spill_directory;
       cluster.task_tries = made.options().task_tries;
       cluster.executor_timeout = timeout;
+      cluster.copy_state = copies > 1;
       // Processes live in the real world alone.
       std::unique_ptr<detail::ClusterManager> manager;
       if (&runtime == &system_runtime()) {

@@ -1,0 +1,142 @@
+#include "benchmarks/cluster.h"
+
+#include <fstream>
+#include <functional>
+#include <string>
+
+#include "benchmarks/data.h"
+#include "benchmarks/stream.h"
+
+namespace bench {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr std::size_t parts = 2;
+const std::string on_threads = "local[2]";
+const std::string on_processes = "local-cluster[2,1]";
+
+/// Records a second, of the median batch.
+template <class T, class MakeRdd, class Counted>
+double rate(const std::string& master, const Plan& plan, std::size_t records, const MakeRdd& rdd,
+            const Counted& counted, std::int64_t& result) {
+  const Scratch scratch;
+  Stream stream(master, parts, {.batch = 1ms, .checkpoint = scratch.path()});
+  sluice::RddQueue<T> queue;
+  for (std::size_t batch = 0; batch < plan.all_batches(); ++batch) queue.push(rdd(stream.context, batch));
+  std::int64_t sum = 0;
+  collect(counted(stream.ssc.queue_stream(queue).name("in")), sum);
+  BatchTimer timer(plan);
+  stream.run([&](const sluice::BatchInfo&) {
+    timer.batch_ended();
+    return !timer.done();
+  });
+  const Sample sample = timer.take(sum);
+  result = sample.result;
+  return static_cast<double>(records) / median(sample.batch_seconds);
+}
+
+/// Of `rounds` pairs, the median of the ratios; the two take turns.
+template <class Rate>
+Figure ratio(const char* name, const Rate& rate_on) {
+  std::vector<double> ratios;
+  for (int round = 0; round < 5; ++round) {
+    std::int64_t threads_result = 0;
+    std::int64_t processes_result = 0;
+    const double threads = rate_on(on_threads, threads_result);
+    ratios.push_back(rate_on(on_processes, processes_result) / threads);
+    if (threads_result != processes_result) return {std::string(name) + ": results differ", 0, ""};
+  }
+  return {name, median(ratios), ""};
+}
+
+/// The lines of each batch, in a directory of its own with a file a part.
+void write_files(const TextData& text, const std::string& directory) {
+  for (std::size_t batch = 0; batch < text.slices.size(); ++batch) {
+    const std::string in = directory + "/" + std::to_string(batch);
+    std::filesystem::create_directories(in);
+    for (std::size_t part = 0; part < text.slices[batch].size(); ++part) {
+      const std::string_view slice = text.slices[batch][part];
+      std::ofstream(in + "/" + std::to_string(part)).write(slice.data(), static_cast<std::streamsize>(slice.size()));
+    }
+  }
+}
+
+struct Sizes {
+  std::size_t batches;
+  std::size_t events;
+  std::uint64_t keys;
+};
+
+/// Events of a part of a batch, made where the task runs at its first use.
+auto events_of(const sluice::Context& context, const Sizes& sizes, std::size_t batch) {
+  std::vector<int> indices;
+  for (std::size_t part = 0; part < parts; ++part) indices.push_back(static_cast<int>(part));
+  const auto data =
+      sluice::per_process<EventData>([sizes] { return EventData(sizes.batches, sizes.events, sizes.keys); });
+  return context.parallelize(indices, parts).map_partitions([data, batch](sluice::Partition<int>& partition) {
+    const EventData& events = data.get();
+    const Event* const all = events.batch(batch % events.batches);
+    const std::size_t begin = events.events_a_batch * partition.index() / parts;
+    const std::size_t end = events.events_a_batch * (partition.index() + 1) / parts;
+    return std::vector<Event>(all + begin, all + end);
+  });
+}
+
+/// Batches of a word count, in milliseconds from the batch's time to its end.
+std::vector<double> delays_ms(const std::string& master, sluice::Duration interval, std::size_t records,
+                              std::size_t batches) {
+  Stream stream(master, parts, {.batch = interval});
+  sluice::RddQueue<std::string_view> queue;
+  std::int64_t words = 0;
+  collect(word_count(stream.ssc.queue_stream(queue).name("lines")), words);
+  const auto text = SmallWordCount::lines(records);
+  for (std::size_t i = 0; records > 0 && i < batches; ++i) {
+    queue.push(stream.context.text_blocks({{text, std::string_view(*text)}}));
+  }
+  std::vector<double> delays;
+  stream.run([&](const sluice::BatchInfo& batch) {
+    delays.push_back(std::chrono::duration<double, std::milli>(*batch.processing_delay()).count());
+    return delays.size() < batches;
+  });
+  return delays;
+}
+
+}  // namespace
+
+std::vector<Figure> cluster_figures(bool quick) {
+  const std::size_t scale = quick ? 5 : 1;
+  const Plan plan{.threads = parts, .warm_batches = 8, .batches = quick ? 16U : 24U};
+  std::vector<Figure> figures;
+  {
+    const Scratch files;
+    const TextData text(8, 250'000 / scale, parts);
+    write_files(text, files.path());
+    const auto lines = [&](const sluice::Context& context, std::size_t batch) {
+      return context.text_file(files.path() + "/" + std::to_string(batch % text.slices.size()), std::size_t{1} << 30);
+    };
+    figures.push_back(ratio("W1 on local-cluster[2,1] / local[2]", [&](const std::string& master, auto& result) {
+      return rate<std::string_view>(master, plan, text.lines_a_batch, lines, grep, result);
+    }));
+    figures.push_back(ratio("W2", [&](const std::string& master, auto& result) {
+      return rate<std::string_view>(master, plan, text.lines_a_batch, lines, word_count, result);
+    }));
+  }
+  const Sizes sizes{5, 500'000 / scale, 1'000'000 / scale};
+  figures.push_back(ratio("W4", [&](const std::string& master, auto& result) {
+    return rate<Event>(
+        master, plan, sizes.events,
+        [&](const sluice::Context& context, std::size_t batch) { return events_of(context, sizes, batch); },
+        [](const sluice::DStream<Event>& input) { return sums_of(input).changes().count(); }, result);
+  }));
+  const std::size_t small = quick ? 300 : 3'000;
+  const auto empty = delays_ms(on_processes, 10ms, 0, small);
+  figures.push_back({"empty batch there, median", median(empty), "ms"});
+  figures.push_back({"  p99", quantile(empty, 0.99), "ms"});
+  const auto thousand = delays_ms(on_processes, 10ms, 1'000, 2 * small);
+  figures.push_back({"1,000 records every 10 ms there, median", median(thousand), "ms"});
+  figures.push_back({"  p99", quantile(thousand, 0.99), "ms"});
+  return figures;
+}
+
+}  // namespace bench
