@@ -9,20 +9,14 @@
 #include <utility>
 
 #include "sluice/core/closure.h"
+#include "sluice/core/shared_values.h"
 #include "sluice/core/task.h"
 
 namespace sluice {
-namespace detail {
-std::uint64_t share_value(std::shared_ptr<const void> value);
-const void* shared_value(std::uint64_t id);
-/// The object made for these captures of a factory, by `make` if it is the first.
-void* per_process_object(const void* factory_type, std::string_view captures,
-                         const std::function<std::shared_ptr<void>()>& make);
-}  // namespace detail
-
 /// A read-only value that functions in tasks may use: capture the Broadcast by value and use `*b` or `b->`.
-/// Lives until the process ends. Threads: the value is read by many at once. Cost of a use: a look-up of some 10 ns;
-/// take a reference outside loops.
+/// Lives until the process ends. On a cluster T needs a codec (else SLU-110 at its first use), and each executor gets
+/// the value once, when it first uses it. Threads: the value is read by many at once. Cost of a use: a look-up of some
+/// 10 ns; take a reference outside loops.
 template <class T>
 class Broadcast {
  public:
@@ -32,7 +26,14 @@ class Broadcast {
   /// Use Context::broadcast.
   static Broadcast make(T value) {
     Broadcast made;
-    made.id_ = detail::share_value(std::make_shared<const T>(std::move(value)));
+    detail::SharedCodec travels;
+    if constexpr (Encodable<T> && !has_views_v<T>) {
+      travels.encode = [](const void* shared, Encoder& out) { encode(*static_cast<const T*>(shared), out); };
+      travels.decode = [](Decoder& in) -> std::shared_ptr<const void> {
+        return std::make_shared<const T>(decode<T>(in));
+      };
+    }
+    made.id_ = detail::share_value(std::make_shared<const T>(std::move(value)), travels);
     return made;
   }
 

@@ -184,8 +184,31 @@ void Executor::handle(std::string_view message) {
       for (const std::uint64_t shuffle : forget.shuffles) kernels_.erase(shuffle);
       return;
     }
+    case Shared::kind: {
+      auto shared = decode_message<Shared>(message);
+      const std::lock_guard lock(mutex_);
+      shared_[shared.id] = std::move(shared);
+      changed_->notify_all();
+      return;
+    }
     default: throw Error(Code::corrupt_data, {.why = "a message of the driver of unknown kind"});
   }
+}
+
+// Several tasks may want the same one; it is kept until all have it, which is as long as the process needs it.
+std::string Executor::load_shared_value(std::uint64_t id) {
+  bool asks = false;
+  {
+    const std::lock_guard lock(mutex_);
+    asks = shared_.emplace(id, std::nullopt).second;
+  }
+  if (asks) tell_driver(encode_message(AskShared{id}));
+  std::unique_lock lock(mutex_);
+  while (!closed_ && !shared_.at(id).has_value()) changed_->wait(lock);
+  if (closed_) throw Error(Code::task_cancelled, {});
+  const Shared& came = *shared_.at(id);
+  if (!came.error.empty()) throw Error(Code::captures_pointer, {.why = came.error});
+  return came.bytes;
 }
 
 void Executor::handle_state(const StateRequest& request) {

@@ -17,6 +17,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -56,6 +57,8 @@ class Executor {
   void run();
   /// Ends `run` at once, as if the process had been killed.
   void close();
+  /// Gets a broadcast value from the driver: see set_shared_value_loader. Waits; called by tasks.
+  std::string load_shared_value(std::uint64_t id);
 
  private:
   struct Task;
@@ -99,6 +102,8 @@ class Executor {
   std::mutex mutex_;
   std::unique_ptr<Condition> changed_;
   bool closed_ = false;
+  /// Broadcast values that have been asked for; nullopt while they have not come.
+  std::map<std::uint64_t, std::optional<Shared>> shared_;
   std::map<std::uint64_t, TaskPtr> tasks_;
   /// Of the shuffles that lie here.
   std::map<std::uint64_t, Shipped<ShuffleKernel>> kernels_;

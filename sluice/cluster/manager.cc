@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "sluice/core/shared_values.h"
 #include "sluice/runtime/process.h"
 
 namespace sluice::detail {
@@ -136,6 +137,7 @@ void run_executor_if_child(int argc, char** argv) {
     }
     executor.close();
   });
+  set_shared_value_loader([&executor](std::uint64_t id) { return executor.load_shared_value(id); });
   int status = 0;
   try {
     executor.run();

@@ -166,6 +166,21 @@ struct StateReply {
   std::vector<StateBlock> blocks;
 };
 
+/// A task uses a broadcast value that the executor does not have.
+struct AskShared {
+  static constexpr std::uint8_t kind = 19;
+  std::uint64_t id = 0;
+};
+
+/// The answer.
+struct Shared {
+  static constexpr std::uint8_t kind = 20;
+  std::uint64_t id = 0;
+  /// Empty: `bytes` are the value (core/shared_values.h).
+  std::string error;
+  std::string bytes;
+};
+
 /// The executor lives.
 struct Heartbeat {
   static constexpr std::uint8_t kind = 10;

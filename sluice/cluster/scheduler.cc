@@ -5,6 +5,8 @@
 #include <optional>
 #include <utility>
 
+#include "sluice/core/shared_values.h"
+
 namespace sluice::detail {
 namespace {
 
@@ -297,6 +299,15 @@ void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage,
 }
 
 void ClusterScheduler::on_message(ExecutorId executor, std::string_view bytes) {
+  if (message_kind(bytes) == AskShared::kind) {
+    Shared answer{decode_message<AskShared>(bytes).id, {}, {}};
+    try {
+      answer.bytes = encode_shared_value(answer.id);
+    } catch (const Error& error) {
+      answer.error = error.details().why;
+    }
+    return members_->send(executor, encode_message(answer));
+  }
   const auto message = decode_message<TaskDone>(bytes);
   // Decoded without the lock: it may be much.
   TaskOutcome outcome;

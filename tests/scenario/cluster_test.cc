@@ -52,6 +52,28 @@ TEST(Cluster, TasksRunInOtherProcesses) {
   EXPECT_EQ(elsewhere.count(), 100u);
 }
 
+TEST(Cluster, BroadcastValuesAndAccumulatorsTravel) {
+  const Context ctx = on_processes();
+  const auto names = ctx.broadcast(std::vector<std::string>{"zero", "one", "two"});
+  const Accumulator calls = ctx.accumulator();
+  const auto named = ctx.parallelize(std::vector{2, 0, 1, 2}, 3).map([names, calls](int x) {
+    calls.add(1);
+    return (*names)[static_cast<std::size_t>(x)];
+  });
+  EXPECT_EQ(named.collect().to_vector(), (std::vector<std::string>{"two", "zero", "one", "two"}));
+  EXPECT_EQ(ctx.value_of(calls), 4);
+  struct NoCodec {
+    std::shared_ptr<int> value;
+  };
+  const auto here_alone = ctx.broadcast(NoCodec{std::make_shared<int>(1)});
+  try {
+    ctx.parallelize(std::vector{1}, 1).map([here_alone](int x) { return x + *here_alone->value; }).collect();
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::captures_pointer) << error.what();
+  }
+}
+
 TEST(Cluster, AUsersErrorComesBackAsInThreads) {
   const auto error_of = [](const Context& ctx) -> std::string {
     try {
