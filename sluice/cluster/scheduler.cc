@@ -30,7 +30,7 @@ Error error_of(const TaskDone& done) {
 
 std::exception_ptr lost_state() {
   return std::make_exception_ptr(
-      Error(Code::state_lost, {.why = "the executors that had a partition of it have ended, and no copy is left"}));
+      Error(Code::state_lost, {.why = "the executors that had a part of it have ended, and no copy is left"}));
 }
 
 /// Another attempt would come to the same.
@@ -211,7 +211,11 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ru
     } else if (const auto* block = std::get_if<ReadBlock>(&step.what)) {
       const auto found = block_places_.find(block->block);
       if (found == block_places_.end()) {
-        outcome.lost = block->block;
+        if (lost_for_good_.contains(block->block)) {
+          outcome.error = lost_state();
+        } else {
+          outcome.lost = block->block;
+        }
         return 0;
       }
       const std::vector<ExecutorId>& at = found->second.executors;
@@ -235,6 +239,10 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ru
   }
   for (const TaskOutput& output : task.outputs) {
     const auto* block = std::get_if<WriteBlock>(&output.what);
+    if (block != nullptr && lost_for_good_.contains(block->block)) {
+      outcome.error = lost_state();
+      return 0;
+    }
     if (block != nullptr && block->twice) message.block_copy_at = another(executor, output.partition);
     const auto* write = std::get_if<WriteShuffle>(&output.what);
     if (write == nullptr) continue;
@@ -368,6 +376,7 @@ void ClusterScheduler::on_lost(ExecutorId executor) {
     std::erase(place->second.executors, executor);
     lacks_copies_ = lacks_copies_ || place->second.twice;
     if (place->second.executors.empty()) {
+      if (place->second.twice) lost_for_good_.insert(place->first);
       engine_.blocks().lose(place->first);
       place = block_places_.erase(place);
     } else {
@@ -431,6 +440,7 @@ void ClusterScheduler::close_shuffle(std::uint64_t shuffle) {
 void ClusterScheduler::remove_blocks(std::uint64_t owner) {
   engine_.blocks().remove_owner(owner);
   const std::lock_guard lock(mutex_);
+  lost_for_good_.erase(lost_for_good_.lower_bound({owner, 0}), lost_for_good_.lower_bound({owner + 1, 0}));
   const auto begin = block_places_.lower_bound({owner, 0});
   const auto end = block_places_.lower_bound({owner + 1, 0});
   if (begin == end) return;

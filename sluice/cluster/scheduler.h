@@ -16,6 +16,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -101,6 +102,8 @@ class ClusterScheduler final : public TaskRunner {
     bool twice = false;
   };
   std::map<BlockId, BlockPlaces> block_places_;
+  /// Blocks that were kept twice, because they cannot be made again.
+  std::set<BlockId> lost_for_good_;
   /// A block that is kept twice lies on one executor only, perhaps.
   bool lacks_copies_ = false;
   std::size_t reserved_cores_ = 0;

@@ -65,7 +65,9 @@ NodePtr StreamNode::at(Engine& engine, Time time) {
 }
 
 void StreamNode::put(Engine& engine, Time time, NodePtr node) {
-  if (persist.has_value()) node = make_cached(engine, std::move(node), *persist, in_batch_only);
+  // What checkpoints keep of it may have been made of what is gone by now.
+  const bool cannot_be_made_again = in_batch_only || !kept_as.empty();
+  if (persist.has_value()) node = make_cached(engine, std::move(node), *persist, cannot_be_made_again);
   made_[time] = std::move(node);
 }
 

@@ -2,7 +2,7 @@
 """Kills a streaming job at every instant, starts it again, and compares all that it has made visible with what an
 uninterrupted run gives. Run by `./dev kill`; what is promised and how it is tried: docs/reliability.md.
 
-    harness.py PROGRAM [--runs N] [--seed S] [--jobs J] [--scenario NAME] [--bug NAME]
+    harness.py PROGRAM [--runs N] [--seed S] [--jobs J] [--scenario NAME] [--master MASTER] [--bug NAME]
 """
 import argparse
 import collections
@@ -21,10 +21,12 @@ import run as runs
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
-def one_run(program: str, directory: str, seed: int, scenario: str | None, server: str) -> runs.Result:
+def one_run(
+    program: str, directory: str, seed: int, scenario: str | None, server: str, master: str | None
+) -> runs.Result:
     """In a process of its own."""
     sinks = plans.SINKS if server else tuple(name for name in plans.SINKS if name != "postgres")
-    plan = plans.draw(seed, plans.kill_places(ROOT), scenario, sinks)
+    plan = plans.draw(seed, plans.kill_places(ROOT), scenario, sinks, master)
     try:
         result = runs.Run(plan, program, pathlib.Path(directory), server).run()
     except Exception as error:
@@ -46,6 +48,7 @@ def table(results: list[runs.Result]) -> str:
     rows = [
         ("runs", f"{len(results)}: " + ", ".join(f"{n} {name}" for name, n in sorted(scenarios.items()))),
         ("kills", f"{sum(r.kills for r in results)}, {sum(r.in_recovery for r in results)} a moment after the start"),
+        ("executors", f"{sum(r.executor_kills for r in results)} killed, {sum(r.executor_stops for r in results)} stopped"),
         ("graceful stops", str(sum(r.stops for r in results))),
         ("batches", str(sum(r.batches for r in results))),
         ("lines", f"{sum(r.lines for r in results)}; {sum(r.lost_by_socket for r in results)} of sockets never logged"),
@@ -65,6 +68,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the first run; the others follow")
     parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), help="runs at once")
     parser.add_argument("--scenario", choices=plans.SCENARIOS)
+    parser.add_argument("--master", help="of a cluster, such as local-cluster[3,1], whose executors are killed, too")
     parser.add_argument("--bug", help="of sluice/runtime/planted_bug.h; passes when a run fails, and then ends")
     parser.add_argument("--until-failure", action="store_true", help="no more runs after one that failed")
     options = parser.parse_args()
@@ -95,7 +99,7 @@ def campaign(options: argparse.Namespace, server: str) -> int:
     results: list[runs.Result] = []
     with concurrent.futures.ProcessPoolExecutor(options.jobs, max_tasks_per_child=1) as pool:
         futures = [
-            pool.submit(one_run, options.program, str(base / f"seed-{seed}"), seed, options.scenario, server)
+            pool.submit(one_run, options.program, str(base / f"seed-{seed}"), seed, options.scenario, server, options.master)
             for seed in range(options.seed, options.seed + options.runs)
         ]
         for future in concurrent.futures.as_completed(futures):
@@ -120,6 +124,7 @@ def campaign(options: argparse.Namespace, server: str) -> int:
     for result in failed:
         if result.mistakes.counts.keys() != {"INFRA"}:
             scenario = f" --scenario {options.scenario}" if options.scenario else ""
+            scenario += f" --master '{options.master}'" if options.master else ""
             print(f"again: ./dev kill --runs 1 --seed {result.seed}{scenario}   ({result.directory})")
     infra = sum(result.mistakes.counts["INFRA"] > 0 for result in results)
     wrong = any(result.mistakes.counts.keys() - {"INFRA"} for result in results)

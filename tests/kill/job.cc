@@ -55,12 +55,9 @@ using namespace std::chrono_literals;
 
 // ---- What is written
 
-/// Where; tasks run in this process, so all of it may look here.
-std::string out_directory;
-int ledger = -1;
-
-void to_ledger(const std::string& line) {
-  // One write in append mode: lines of several threads, and of processes one after the other, do not mix.
+void to_ledger(const std::string& directory, const std::string& line) {
+  static const int ledger = ::open((directory + "/ledger").c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
+  // One write in append mode: lines of several threads and processes do not mix.
   if (::write(ledger, line.data(), line.size()) != static_cast<ssize_t>(line.size())) {
     throw std::runtime_error("the ledger cannot be written");
   }
@@ -80,22 +77,22 @@ void write_whole(const std::string& path, const std::string& content) {
 }
 
 /// Makes a file of an output visible at once, or finds it as it should be.
-void publish(const std::string& name, Time batch, std::size_t partition, const std::string& content) {
+void publish(const std::string& directory, const std::string& name, Time batch, std::size_t partition, const std::string& content) {
   static std::atomic<unsigned> count{0};
   const std::string unique = std::to_string(::getpid()) + "-" + std::to_string(++count);
   const std::string file = std::to_string(to_milliseconds(batch)) + "-" + std::to_string(partition);
-  const std::string path = out_directory + "/" + name + "/" + file;
+  const std::string path = directory + "/out/" + name + "/" + file;
   const char* what = "new";
   if (const auto there = read_whole(path)) what = *there == content ? "same" : "other";
   // What differs is kept beside the first one, for the harness to find.
   const std::string to = *what == 'o' ? path + ".other-" + unique : path;
-  const std::string temporary = out_directory + "/" + name + "/.tmp-" + unique;
+  const std::string temporary = directory + "/out/" + name + "/.tmp-" + unique;
   if (*what != 's') {
     write_whole(temporary, content);
     if (::rename(temporary.c_str(), to.c_str()) != 0) throw std::runtime_error(to + " cannot be renamed");
   }
-  to_ledger(std::to_string(to_milliseconds(batch)) + " " + name + " " + std::to_string(partition) + " " + what + " " +
-            std::to_string(::getpid()) + "\n");
+  to_ledger(directory, std::to_string(to_milliseconds(batch)) + " " + name + " " + std::to_string(partition) + " " +
+                           what + " " + std::to_string(::getpid()) + "\n");
 }
 
 std::string as_line(std::string_view line) { return std::string(line) + "\n"; }
@@ -108,24 +105,25 @@ std::string as_line(const std::pair<K, V>& pair) {
 
 /// One file a partition, written by the tasks; then one that says how many there are.
 template <class T>
-auto write_in_tasks(const char* name) {
-  return [name = std::string(name)](const Rdd<T>& rdd, Time batch) {
-    rdd.foreach_partition(with(name, [](const std::string& to, Partition<T>& partition) {
-      std::string content;
-      for (const T& record : partition) content += as_line(record);
-      publish(to, partition.batch_time(), partition.index(), content);
-    }));
-    publish(name + "_done", batch, 0, std::to_string(rdd.partitions()));
+auto write_in_tasks(const std::string& directory, const char* name) {
+  return [directory, name = std::string(name)](const Rdd<T>& rdd, Time batch) {
+    rdd.foreach_partition(
+        with(directory, name, [](const std::string& in, const std::string& to, Partition<T>& partition) {
+          std::string content;
+          for (const T& record : partition) content += as_line(record);
+          publish(in, to, partition.batch_time(), partition.index(), content);
+        }));
+    publish(directory, name + "_done", batch, 0, std::to_string(rdd.partitions()));
   };
 }
 
 /// One file, written by the driver.
 template <class T>
-auto write_in_driver(const char* name) {
-  return [name = std::string(name)](const Rdd<T>& rdd, Time batch) {
+auto write_in_driver(const std::string& directory, const char* name) {
+  return [directory, name = std::string(name)](const Rdd<T>& rdd, Time batch) {
     std::string content;
     for (const T& record : rdd.collect()) content += as_line(record);
-    publish(name, batch, 0, content);
+    publish(directory, name, batch, 0, content);
   };
 }
 
@@ -149,25 +147,29 @@ class BatchSink : public Sink<std::pair<std::string_view, long>> {
   };
 
  public:
+  explicit BatchSink(std::string directory) : directory_(std::move(directory)) {}
   Contract contract() const override { return Contract::idempotent; }
   std::string argument() const override { return "batches"; }
   void start(const SinkStart& start) override {
-    to_ledger("0 sink_said 0 " + (start.said.empty() ? "-" : start.said) + " " + std::to_string(::getpid()) + "\n");
+    to_ledger(directory_, "0 sink_said 0 " + (start.said.empty() ? "-" : start.said) + " " + std::to_string(::getpid()) + "\n");
   }
   detail::Shipped<SinkWriters<Record>> writers() const override { return ship_writers<Record, Writers>(); }
   std::string commit(const SinkBatch& batch, const std::vector<std::string>& parts) override {
     std::string content;
     for (const std::string& part : parts) content += part;
-    publish("sink", batch.batch, 0, content);
+    publish(directory_, "sink", batch.batch, 0, content);
     return std::to_string(to_milliseconds(batch.batch));
   }
+
+ private:
+  const std::string directory_;
 };
 
 constexpr long failing_batches_max = 4;
 
 /// Fails the first `fail_times` tries of one batch in `every`, counted over restarts; of a few batches only, so that
 /// the stream comes to its end.
-void fail_sometimes(Time batch, long interval_ms, long every, long fail_times) {
+void fail_sometimes(const std::string& out_directory, Time batch, long interval_ms, long every, long fail_times) {
   const long long ms = to_milliseconds(batch);
   if (ms / interval_ms % every != 0) return;
   const std::string path = out_directory + "/fails/" + std::to_string(ms);
@@ -273,6 +275,7 @@ void declare_sinks(const DStream<std::pair<std::string_view, long>>& counts, con
                         [](std::int64_t batch, const Pair& pair) { return CountRow{batch, pair.first, pair.second}; }));
   });
   const auto to_row = [](const CountRow& row) { return std::tuple(row.batch, row.key, row.count); };
+  const std::string out_directory = arguments.text("directory") + "/out";
   const SqlTable table{.name = "counts", .columns = {"batch", "word", "n"}};
   std::istringstream names(arguments.text("sinks"));
   for (std::string name; std::getline(names, name, ',');) {
@@ -323,7 +326,7 @@ void declare(StreamingContext& ssc, const Arguments& arguments) {
   const auto lines = ssc.union_of(inputs);
   const WindowOptions window{.length = batch * arguments.number("window"), .slide = batch * arguments.number("slide")};
 
-  lines.foreach_rdd(write_in_tasks<std::string_view>("raw")).name("raw");
+  lines.foreach_rdd(write_in_tasks<std::string_view>(directory, "raw")).name("raw");
   const auto pairs =
       lines.filter([](std::string_view line) { return parse(line).has_value(); }).map([](std::string_view line) {
         const Event event = parse(line).value_or(Event{});
@@ -331,34 +334,34 @@ void declare(StreamingContext& ssc, const Arguments& arguments) {
       });
   using Pair = std::pair<std::string_view, long>;
   const auto counts = pairs.map([](const Pair& pair) { return Pair(pair.first, 1L); }).reduce_by_key(std::plus{});
-  counts.foreach_rdd(write_in_tasks<Pair>("counts")).name("counts");
-  counts.save_to(std::make_shared<BatchSink>()).name("sink");
+  counts.foreach_rdd(write_in_tasks<Pair>(directory, "counts")).name("counts");
+  counts.save_to(std::make_shared<BatchSink>(directory)).name("sink");
   declare_sinks(counts, arguments);
 
   const auto totals = pairs.update_state_by_key(update_total).name("totals");
-  totals.foreach_rdd(write_in_driver<std::pair<std::string_view, Total>>("totals")).name("totals out");
+  totals.foreach_rdd(write_in_driver<std::pair<std::string_view, Total>>(directory, "totals")).name("totals out");
   const auto last = pairs.update_state_by_key(update_last, {.idle_keeps_state = true}).name("last");
   // With little memory, so that it writes and compacts.
   const bool in_rocksdb = arguments.text("state-in") == "rocksdb";
   const StateBackend on_disk = rocksdb({.memory_bytes = std::size_t{8} << 20});
   if (in_rocksdb) last.state(on_disk);
-  last.foreach_rdd(write_in_driver<std::pair<std::string_view, std::string>>("last")).name("last out");
-  last.changes().foreach_rdd(write_in_tasks<std::pair<std::string_view, std::string>>("changes")).name("changes out");
+  last.foreach_rdd(write_in_driver<std::pair<std::string_view, std::string>>(directory, "last")).name("last out");
+  last.changes().foreach_rdd(write_in_tasks<std::pair<std::string_view, std::string>>(directory, "changes")).name("changes out");
 
   const auto by_number =
       pairs.map([](const Pair& pair) { return std::pair<long, long>(pair.second % 10, pair.second); });
   const auto sums = by_number.reduce_by_key_and_window(std::plus{}, std::minus{}, window).name("window with inverse");
   if (in_rocksdb) sums.state(on_disk);
-  sums.foreach_rdd(write_in_driver<std::pair<long, long>>("winv")).name("winv out");
+  sums.foreach_rdd(write_in_driver<std::pair<long, long>>(directory, "winv")).name("winv out");
   pairs.reduce_by_key_and_window([](long a, long b) { return std::max(a, b); }, window)
       .name("window")
-      .foreach_rdd(write_in_tasks<Pair>("wplain"))
+      .foreach_rdd(write_in_tasks<Pair>(directory, "wplain"))
       .name("wplain out");
   // Right over an input: what can be read again is not part of checkpoints.
   inputs[0]
       .window(window)
       .name("window over input")
-      .foreach_rdd(write_in_driver<std::string_view>("wraw"))
+      .foreach_rdd(write_in_driver<std::string_view>(directory, "wraw"))
       .name("wraw out");
 
   const long interval_ms = arguments.number("batch");
@@ -366,8 +369,8 @@ void declare(StreamingContext& ssc, const Arguments& arguments) {
   const long fail_times = arguments.number("fail-times");
   if (fail_every == 0) return;
   counts
-      .foreach_rdd([=, write = write_in_driver<Pair>("fragile")](const Rdd<Pair>& rdd, Time time) {
-        fail_sometimes(time, interval_ms, fail_every, fail_times);
+      .foreach_rdd([=, write = write_in_driver<Pair>(directory, "fragile")](const Rdd<Pair>& rdd, Time time) {
+        fail_sometimes(directory + "/out", time, interval_ms, fail_every, fail_times);
         write(rdd, time);
       })
       .name("fragile");
@@ -375,16 +378,13 @@ void declare(StreamingContext& ssc, const Arguments& arguments) {
 
 void run(const Arguments& arguments) {
   const std::string directory = arguments.text("directory");
-  out_directory = directory + "/out";
-  ledger = ::open((directory + "/ledger").c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
-  if (ledger < 0) throw std::runtime_error("no ledger");
   for (const char* name : {"", "raw", "raw_done", "counts", "counts_done", "sink", "totals", "last", "changes",
                            "changes_done", "winv", "wplain", "wplain_done", "wraw", "fragile", "fails"}) {
-    ::mkdir((out_directory + "/" + name).c_str(), 0755);
+    ::mkdir((directory + "/out/" + name).c_str(), 0755);
   }
   ProgramOptions options;
   options.app = "kill";
-  options.master = "local[" + arguments.text("cores") + "]";
+  options.master = arguments.text("master");
   options.batch = std::chrono::milliseconds(arguments.number("batch"));
   options.context.partitions = static_cast<std::size_t>(arguments.number("partitions"));
   options.streaming.checkpoint_interval = options.batch * arguments.number("checkpoint-batches");
@@ -394,10 +394,10 @@ void run(const Arguments& arguments) {
   const auto ssc = StreamingContext::get_or_create(
       directory + "/checkpoint", [&arguments](StreamingContext& made) { declare(made, arguments); }, options);
   const SignalWatch watch([&ssc](int) { ssc.request_stop(); });
-  to_ledger("0 start 0 - " + std::to_string(::getpid()) + "\n");
+  to_ledger(directory, "0 start 0 - " + std::to_string(::getpid()) + "\n");
   ssc.start();
   ssc.await_termination();
-  to_ledger("0 stop 0 - " + std::to_string(::getpid()) + "\n");
+  to_ledger(directory, "0 stop 0 - " + std::to_string(::getpid()) + "\n");
 }
 
 }  // namespace
@@ -409,6 +409,13 @@ int main(int argc, char** argv) {
   try {
     sluice::kill::run(sluice::kill::Arguments(argc, argv));
     return 0;
+  } catch (const sluice::Error& error) {
+    std::fprintf(stderr, "sluice_kill_job: %s\n", error.what());
+    // The executors that had something have died together; the harness starts it again, as a supervisor would.
+    const bool lost = error.code() == sluice::Code::state_lost || error.code() == sluice::Code::state_is_gone ||
+                      error.code() == sluice::Code::process_failed;
+    if (lost) return 5;
+    return std::string_view(error.what()).find("a failure on purpose") == std::string_view::npos ? 4 : 3;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "sluice_kill_job: %s\n", error.what());
     // An output that fails on purpose may end the stream; the harness starts it again.

@@ -20,6 +20,7 @@ COUNTS = (
     ("wal.", 2, 25),
     ("receiver.", 2, 25),
     ("task.", 10, 200),
+    ("executor.", 10, 200),
     ("driver.before_output", 10, 90),
     ("driver.after_output", 10, 90),
     ("driver.before_owed", 1, 2),
@@ -76,7 +77,7 @@ class Plan:
     partitions: int
     window: int
     slide: int
-    cores: int
+    master: str
     missed: str
     failed_output: str
     fail_every: int
@@ -112,8 +113,10 @@ def counts_of(place: str) -> tuple[int, int]:
     return 1, 10
 
 
-def draw(seed: int, places: list[str], scenario: str | None, sinks: tuple[str, ...] = SINKS) -> Plan:
-    """Of the sinks those that can be used here are drawn."""
+def draw(
+    seed: int, places: list[str], scenario: str | None, sinks: tuple[str, ...] = SINKS, master: str | None = None
+) -> Plan:
+    """Of the sinks those that can be used here are drawn. `master`: of a cluster, whose executors are killed, too."""
     # Seeds that follow one another must not give alike numbers.
     chance = random.Random(f"sluice kill {seed}")
     drawn = chance.choice(SCENARIOS)
@@ -138,7 +141,7 @@ def draw(seed: int, places: list[str], scenario: str | None, sinks: tuple[str, .
         partitions=chance.randint(1, 3),
         window=window,
         slide=slide,
-        cores=receivers + chance.randint(1, 2),
+        master=f"local[{receivers + chance.randint(1, 2)}]",
         missed=chance.choice(["merge", "merge", "run"]),
         failed_output=chance.choice(["stop", "go-on"]),
         fail_every=chance.randint(5, 12) if fails else 0,
@@ -151,6 +154,11 @@ def draw(seed: int, places: list[str], scenario: str | None, sinks: tuple[str, .
         state_in=random.Random(f"sluice kill last {seed}").choice(["memory", "memory", "rocksdb"]),
         lives=[],
     )
+    if master:
+        plan.master = master
+        plan.state_in = "memory"
+    else:
+        places = [place for place in places if not place.startswith("executor.")]
     possible = [place for place in places if receivers or not place.startswith(RECEIVER_PLACES)]
     if "source" not in inputs:
         possible = [place for place in possible if not place.startswith("receiver.")]

@@ -27,6 +27,8 @@ class Result:
     places: collections.Counter
     kills: int = 0
     in_recovery: int = 0
+    executor_kills: int = 0
+    executor_stops: int = 0
     stops: int = 0
     batches: int = 0
     lines: int = 0
@@ -110,6 +112,78 @@ class Job:
         return status
 
 
+class Chaos:
+    """Kills and stops executors of a job while it runs."""
+
+    def __init__(self, run: "Run", job: Job):
+        self.run = run
+        self.job = job
+        self.known: set[int] = set()
+        self.stopped: dict[int, float] = {}  # until when
+        self.left = run.chance.randint(0, 3) if run.plan.master.startswith("local-cluster") else 0
+        self.next = time.monotonic() + run.chance.uniform(0.05, 0.5)
+
+    def executors(self) -> list[int]:
+        try:
+            children = pathlib.Path(f"/proc/{self.job.pid}/task").glob("*/children")
+            pids = [int(pid) for path in children for pid in path.read_text().split()]
+        except OSError:
+            return []
+        self.known.update(pids)
+        return pids
+
+    def look(self, now: float) -> None:
+        for pid, until in list(self.stopped.items()):
+            if now >= until:
+                signal_to(pid, signal.SIGCONT)
+                del self.stopped[pid]
+        if self.left == 0 or now < self.next:
+            return
+        self.left -= 1
+        chance = self.run.chance
+        self.next = now + chance.uniform(0.05, 0.8)
+        executors = self.executors()
+        if not executors:
+            return
+        what = chance.choices(["one", "two", "all", "stop"], [55, 12, 5, 28])[0]
+        if what == "stop":
+            pid = chance.choice(executors)
+            signal_to(pid, signal.SIGSTOP)
+            self.stopped[pid] = now + chance.choice([0.2, 0.8, 1.5, 3.0])
+            self.run.result.executor_stops += 1
+            return
+        count = {"one": 1, "two": 2, "all": len(executors)}[what]
+        for pid in chance.sample(executors, min(count, len(executors))):
+            signal_to(pid, signal.SIGKILL)
+            self.run.result.executor_kills += 1
+
+    def end(self) -> None:
+        """No executor outlives its driver."""
+        for pid in self.stopped:
+            signal_to(pid, signal.SIGCONT)
+        until = time.monotonic() + 5
+        for pid in self.known:
+            while is_executor(pid):
+                if time.monotonic() > until:
+                    self.run.mistakes.add("CORRUPT", f"executor {pid} outlives its driver {self.job.pid}")
+                    break
+                time.sleep(0.005)
+
+
+def signal_to(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass  # it has ended
+
+
+def is_executor(pid: int) -> bool:
+    try:
+        return b"--sluice-executor" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 class Run:
     def __init__(self, plan: plans.Plan, program: str, directory: pathlib.Path, server: str):
         self.plan = plan
@@ -146,7 +220,7 @@ class Run:
             "partitions": plan.partitions,
             "window": plan.window,
             "slide": plan.slide,
-            "cores": plan.cores,
+            "master": plan.master,
             "missed": plan.missed,
             "state-in": plan.state_in,
             "failed-output": plan.failed_output,
@@ -175,9 +249,11 @@ class Run:
         stopped = False
         killed = False
         after = self.chance.uniform(0, self.plan.batch_ms / 1000)
+        chaos = Chaos(self, job)
         while not job.ended():
             time.sleep(0.004)
             now = time.monotonic()
+            chaos.look(now)
             if self.watch.look():
                 moved = now
             batches = len(self.watch.batches) - before
@@ -201,6 +277,7 @@ class Run:
                     job.process.send_signal(signal.SIGTERM)
                     stopped = True
         status = job.wait()
+        chaos.end()
         self.watch.look()
         if killed and life.kind == "early":
             self.result.in_recovery += 1
@@ -220,6 +297,8 @@ class Run:
             self.check_graceful(life)
         elif status == 3:
             self.result.places["(failed output)"] += 1
+        elif status == 5 and self.plan.master.startswith("local-cluster"):
+            self.result.places["(state lost with its executors)"] += 1
         else:
             self.mistakes.add("CORRUPT", f"the job ended with status {status} in life {life}: {self.last_words()}")
             self.over = True
