@@ -60,11 +60,10 @@ bool leaves_something(const TaskProgram& task) {
 }  // namespace
 
 struct ClusterScheduler::Round {
-  explicit Round(std::size_t tasks) : outcomes(tasks), ran_at(tasks), copied_at(tasks) {}
+  explicit Round(std::size_t tasks) : outcomes(tasks), given(tasks) {}
   std::vector<TaskOutcome> outcomes;
-  /// Who ran each task last, and who has a copy of its blocks.
-  std::vector<ExecutorId> ran_at;
-  std::vector<ExecutorId> copied_at;
+  /// To whom each task was given last.
+  std::vector<Given> given;
   std::size_t left = 0;
   /// An executor was lost while it ran one of them.
   bool has_lost_executor = false;
@@ -133,7 +132,7 @@ std::vector<TaskOutcome> ClusterScheduler::run(const std::vector<TaskProgram>& t
     std::vector<std::uint32_t> again;
     for (const std::uint32_t task : todo) {
       TaskOutcome& outcome = round->outcomes[task];
-      if (outcome.succeeded()) adopt(tasks[task], outcome, round->ran_at[task], round->copied_at[task]);
+      if (outcome.succeeded()) adopt(tasks[task], outcome, round->given[task]);
       if (outcome.error == nullptr) continue;
       failed_attempts_.fetch_add(1);
       // Where nobody knows (the task did not even travel), it is all of them.
@@ -291,8 +290,7 @@ void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage,
     // One that a lost executor may still be at has another number: what writes files under it does not meet.
     message.attempt = lost_executors_ * options_.task_tries + attempt;
     tickets_[message.ticket] = {round, task, executor};
-    round->ran_at[task] = executor;
-    round->copied_at[task] = message.block_copy_at;
+    round->given[task] = {executor, message.copy_at, message.block_copy_at};
     ++round->left;
   }
   tasks_.fetch_add(1);
@@ -354,7 +352,8 @@ void ClusterScheduler::on_message(ExecutorId executor, std::string_view bytes) {
   if (ticket == tickets_.end() || ticket->second.executor != executor) return;
   if (outcome.lost.has_value()) block_places_.erase(*outcome.lost);
   Round& round = *ticket->second.round;
-  if (message.place == round.copied_at[ticket->second.task]) round.copied_at[ticket->second.task] = 0;
+  Given& given = round.given[ticket->second.task];
+  if (message.place == given.block_copy) given.block_copy = 0;
   round.outcomes[ticket->second.task] = std::move(outcome);
   --round.left;
   tickets_.erase(ticket);
@@ -398,7 +397,9 @@ void ClusterScheduler::on_lost(ExecutorId executor) {
 }
 
 // The engine's stores are told what there is, and it is kept here where (C2).
-void ClusterScheduler::adopt(const TaskProgram& task, TaskOutcome& outcome, ExecutorId executor, ExecutorId copy) {
+void ClusterScheduler::adopt(const TaskProgram& task, TaskOutcome& outcome, const Given& given) {
+  const ExecutorId executor = given.executor;
+  const ExecutorId copy = given.block_copy;
   const std::lock_guard lock(mutex_);
   if (leaves_something(task) && !members_->is_alive(executor)) {
     outcome = {};
@@ -425,7 +426,12 @@ void ClusterScheduler::adopt(const TaskProgram& task, TaskOutcome& outcome, Exec
   }
   outcome.result.adopted = is_first;
   for (const TaskStep& step : task.steps) {
-    if (const Shipped<StateMaker>* const state = state_of(step)) slots_->add(*state, step.partition);
+    const Shipped<StateMaker>* const state = state_of(step);
+    if (state == nullptr) continue;
+    slots_->add(*state, step.partition);
+    // The copy may have been lost since, and another one chosen, which does not have it.
+    const ExecutorId chosen = slots_->place(step.partition).copy;
+    if (chosen != given.state_copy) slots_->copy_lost(executor, chosen);
   }
 }
 
@@ -461,6 +467,7 @@ void ClusterScheduler::forget() {
 // ---- State
 
 std::shared_ptr<StatePartition> ClusterScheduler::make_state(const Shipped<StateMaker>& maker, std::size_t partition) {
+  forget();  // else what is about to be made would be taken for one that was dropped before
   return make_remote_state(*slots_, maker, partition, [this, operation = maker->operation(), partition] {
     const std::lock_guard lock(mutex_);
     forget_.states.emplace_back(operation, static_cast<std::uint32_t>(partition));

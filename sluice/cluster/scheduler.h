@@ -81,8 +81,14 @@ class ClusterScheduler final : public TaskRunner {
                 const std::shared_ptr<Round>& round);
   ExecutorId place(const TaskProgram& task, unsigned attempt, RunTask& message, TaskOutcome& outcome);
   void wait(Round& round, const std::atomic<bool>* cancelled);
+  /// Who was given a task, and who has copies of what it leaves.
+  struct Given {
+    ExecutorId executor = 0;
+    ExecutorId state_copy = 0;
+    ExecutorId block_copy = 0;
+  };
   ExecutorId another(ExecutorId executor, std::size_t partition);
-  void adopt(const TaskProgram& task, TaskOutcome& outcome, ExecutorId executor, ExecutorId copy);
+  void adopt(const TaskProgram& task, TaskOutcome& outcome, const Given& given);
   void give_up_lost(const std::vector<TaskProgram>& tasks, std::uint64_t job, Round& round);
   void copy_blocks();
   void forget();

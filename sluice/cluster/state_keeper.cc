@@ -171,7 +171,11 @@ void StateKeeper::answer(const StateRequest& request, StateReply& reply) {
       settle(kept, *state, request.number);
       reply.number = state->last_batch();
       break;
-    case What::mark_all: state->mark_all(); break;
+    case What::mark_all:
+      // What an abandoned checkpoint has left would take the marks with it.
+      drop_frozen(kept, *state);
+      state->mark_all();
+      break;
     case What::promote:
       settle(kept, *state, request.number);
       drop_frozen(kept, *state);

@@ -77,7 +77,8 @@ void write_whole(const std::string& path, const std::string& content) {
 }
 
 /// Makes a file of an output visible at once, or finds it as it should be.
-void publish(const std::string& directory, const std::string& name, Time batch, std::size_t partition, const std::string& content) {
+void publish(const std::string& directory, const std::string& name, Time batch, std::size_t partition,
+             const std::string& content) {
   static std::atomic<unsigned> count{0};
   const std::string unique = std::to_string(::getpid()) + "-" + std::to_string(++count);
   const std::string file = std::to_string(to_milliseconds(batch)) + "-" + std::to_string(partition);
@@ -151,7 +152,8 @@ class BatchSink : public Sink<std::pair<std::string_view, long>> {
   Contract contract() const override { return Contract::idempotent; }
   std::string argument() const override { return "batches"; }
   void start(const SinkStart& start) override {
-    to_ledger(directory_, "0 sink_said 0 " + (start.said.empty() ? "-" : start.said) + " " + std::to_string(::getpid()) + "\n");
+    to_ledger(directory_,
+              "0 sink_said 0 " + (start.said.empty() ? "-" : start.said) + " " + std::to_string(::getpid()) + "\n");
   }
   detail::Shipped<SinkWriters<Record>> writers() const override { return ship_writers<Record, Writers>(); }
   std::string commit(const SinkBatch& batch, const std::vector<std::string>& parts) override {
@@ -346,7 +348,9 @@ void declare(StreamingContext& ssc, const Arguments& arguments) {
   const StateBackend on_disk = rocksdb({.memory_bytes = std::size_t{8} << 20});
   if (in_rocksdb) last.state(on_disk);
   last.foreach_rdd(write_in_driver<std::pair<std::string_view, std::string>>(directory, "last")).name("last out");
-  last.changes().foreach_rdd(write_in_tasks<std::pair<std::string_view, std::string>>(directory, "changes")).name("changes out");
+  last.changes()
+      .foreach_rdd(write_in_tasks<std::pair<std::string_view, std::string>>(directory, "changes"))
+      .name("changes out");
 
   const auto by_number =
       pairs.map([](const Pair& pair) { return std::pair<long, long>(pair.second % 10, pair.second); });
