@@ -1,11 +1,14 @@
 #include "benchmarks/cluster.h"
 
+#include <algorithm>
+#include <csignal>
 #include <fstream>
 #include <functional>
 #include <string>
 
 #include "benchmarks/data.h"
 #include "benchmarks/stream.h"
+#include "sluice/cluster/scheduler.h"
 
 namespace bench {
 namespace {
@@ -102,6 +105,27 @@ std::vector<double> delays_ms(const std::string& master, sluice::Duration interv
   return delays;
 }
 
+/// Total delays of batches at 100 ms, in intervals: 1 M keys, 1 % of them changed; an executor is killed in the middle.
+std::vector<double> delays_around_a_death(std::size_t keys, std::size_t batches, std::size_t killed_after) {
+  const Scratch scratch;
+  Stream stream(on_processes, parts, {.batch = 100ms, .checkpoint = scratch.path()});
+  sluice::RddQueue<Event> queue;
+  for (std::size_t batch = 0; batch < batches; ++batch) {
+    // The first has all keys.
+    queue.push(events_of(stream.context, {batches, batch == 0 ? keys : keys / 100, keys}, batch));
+  }
+  std::int64_t sum = 0;
+  collect(sums_of(stream.ssc.queue_stream(queue).name("in")).changes().count(), sum);
+  auto& executors = dynamic_cast<sluice::detail::ClusterScheduler&>(stream.context.engine()->runner()).members();
+  std::vector<double> delays;
+  stream.run([&](const sluice::BatchInfo& batch) {
+    delays.push_back(std::chrono::duration<double>(*batch.total_delay()).count() / 0.1);
+    if (delays.size() == killed_after) ::kill(static_cast<int>(executors.pids().at(0)), SIGKILL);
+    return delays.size() < batches;
+  });
+  return delays;
+}
+
 }  // namespace
 
 std::vector<Figure> cluster_figures(bool quick) {
@@ -136,6 +160,13 @@ std::vector<Figure> cluster_figures(bool quick) {
   const auto thousand = delays_ms(on_processes, 10ms, 1'000, 2 * small);
   figures.push_back({"1,000 records every 10 ms there, median", median(thousand), "ms"});
   figures.push_back({"  p99", quantile(thousand, 0.99), "ms"});
+  constexpr std::size_t death = 30;
+  const auto delays = delays_around_a_death(1'000'000 / scale, 60, death);
+  figures.push_back({"100 ms, state of 1 M keys: usual delay", median(delays), "intervals"});
+  figures.push_back({"  executor killed: longest delay",
+                     *std::max_element(delays.begin() + death, delays.end()), "intervals"});
+  const auto steady = std::find_if(delays.rbegin(), delays.rend() - death, [](double delay) { return delay > 0.9; });
+  figures.push_back({"  batches until all are in time again", static_cast<double>(delays.rend() - death - steady), ""});
   return figures;
 }
 

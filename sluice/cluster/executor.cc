@@ -90,16 +90,17 @@ void Executor::close() {
   peers_.close();
 }
 
-void Executor::run() {
+bool Executor::run() {
   register_with_driver(peers_.listen(Address{options_.listen}).text);
   peers_.start(id_);
   const auto beating = runtime_.spawn("heartbeat", [this] { beat(); });
-  read_from_driver();
+  const bool is_shut_down = read_from_driver();
   close();
   beating->join();
   peers_.stop();
   pool_.reset();  // after the tasks that run
   peers_.stop();  // what these have begun
+  return is_shut_down;
 }
 
 // ---- The driver
@@ -150,16 +151,17 @@ void Executor::tell_driver(std::string_view message) {
   }
 }
 
-void Executor::read_from_driver() {
+bool Executor::read_from_driver() {
   try {
     while (const auto message = driver_->receive()) {
-      if (message_kind(*message) == Shutdown::kind) return;
+      if (message_kind(*message) == Shutdown::kind) return true;
       handle(*message);
     }
   } catch (const Error& error) {
     const std::lock_guard lock(mutex_);
     if (!closed_) std::fprintf(stderr, "sluice: executor %u: %s\n", id_, error.details().why.c_str());
   }
+  return false;
 }
 
 void Executor::handle(std::string_view message) {

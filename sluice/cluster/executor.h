@@ -52,9 +52,9 @@ class Executor {
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
 
-  /// Registers with the driver and works until that shuts it down or the connection ends. Called once.
+  /// Registers with the driver and works until that shuts it down (true) or the connection ends. Called once.
   /// Errors: SLU-402 the driver cannot be reached; SLU-413 it refuses this executor, and why.
-  void run();
+  bool run();
   /// Ends `run` at once, as if the process had been killed.
   void close();
   /// Gets a broadcast value from the driver: see set_shared_value_loader. Waits; called by tasks.
@@ -65,7 +65,8 @@ class Executor {
   using TaskPtr = std::shared_ptr<Task>;
 
   void register_with_driver(const std::string& address);
-  void read_from_driver();
+  /// True when it has said that this is the end.
+  bool read_from_driver();
   void handle(std::string_view message);
   void handle_state(const StateRequest& request);
   std::optional<KeepBlock> block_message(const BlockId& block, Keep level);

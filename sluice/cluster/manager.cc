@@ -1,5 +1,6 @@
 #include "sluice/cluster/manager.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>
@@ -12,8 +13,12 @@ namespace {
 
 constexpr std::string_view child_mark = "--sluice-executor";
 constexpr Duration start_time_max = std::chrono::seconds(10);
-/// An executor that ends sooner than this after its start is started again after a pause only.
-constexpr Duration restart_pause = std::chrono::milliseconds(500);
+/// Status of an executor that has lost its driver, or was given up by it.
+constexpr int given_up = 3;
+/// An executor that ends sooner than this after its start is started again after a pause, which grows each time.
+constexpr Duration short_life = std::chrono::seconds(1);
+constexpr Duration pause_min = std::chrono::milliseconds(10);
+constexpr Duration pause_max = std::chrono::seconds(5);
 
 // How an executor is told what to do: over the socket pair to its parent.
 void encode_options(const ExecutorOptions& options, Encoder& out) {
@@ -77,6 +82,7 @@ class LocalProcesses final : public ClusterManager {
 
  private:
   void run(ExecutorOptions options, std::size_t number) {
+    Duration pause = pause_min;
     for (std::size_t start = 0;; ++start) {
       options.listen = "unix:" + directory_ + "/executor-" + std::to_string(number) + "-" + std::to_string(start);
       const Time begun = runtime_.clock().now();
@@ -97,9 +103,13 @@ class LocalProcesses final : public ClusterManager {
       const int status = child == nullptr ? 0 : child->wait();
       std::unique_lock lock(mutex_);
       children_[number] = nullptr;
-      if (stopping_) return;
-      if (status != 0) std::fprintf(stderr, "sluice: an executor has ended with status %d\n", status);
-      const Time next = begun + restart_pause;
+      if (stopping_ || (child != nullptr && status == 0)) return;  // it was told to end
+      if (status != 0 && status != given_up) {
+        std::fprintf(stderr, "sluice: an executor has ended with status %d\n", status);
+      }
+      const Time ended = runtime_.clock().now();
+      pause = ended - begun < short_life ? std::min(2 * pause, pause_max) : pause_min;
+      const Time next = ended + pause;
       while (!stopping_ && runtime_.clock().now() < next) stopped_->wait_until(lock, next);
     }
   }
@@ -132,15 +142,15 @@ void run_executor_if_child(int argc, char** argv) {
     try {
       char byte = 0;
       parent->read({&byte, 1}, Time::max());
+      executor.close();
     } catch (const Error&) {
-      // As its end.
+      executor.close();
     }
-    executor.close();
   });
   set_shared_value_loader([&executor](std::uint64_t id) { return executor.load_shared_value(id); });
   int status = 0;
   try {
-    executor.run();
+    if (!executor.run()) status = given_up;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "sluice: executor: %s\n", error.what());
     status = 1;
@@ -184,10 +194,10 @@ void ThreadExecutors::run(std::size_t number, const ExecutorOptions& options) {
       places_[number].executor = executor;
     }
     try {
-      executor->run();
+      if (executor->run()) return;
     } catch (const Error& error) {
       const std::lock_guard lock(mutex_);
-      if (!stopping_) std::fprintf(stderr, "sluice: executor: %s\n", error.what());
+      if (!stopping_) std::fprintf(stderr, "sluice: executor: %s\n", error.details().why.c_str());
     }
   }
 }

@@ -48,7 +48,8 @@ def table(results: list[runs.Result]) -> str:
     rows = [
         ("runs", f"{len(results)}: " + ", ".join(f"{n} {name}" for name, n in sorted(scenarios.items()))),
         ("kills", f"{sum(r.kills for r in results)}, {sum(r.in_recovery for r in results)} a moment after the start"),
-        ("executors", f"{sum(r.executor_kills for r in results)} killed, {sum(r.executor_stops for r in results)} stopped"),
+        ("executors killed", str(sum(r.executor_kills for r in results))),
+        ("executors stopped for a while", str(sum(r.executor_stops for r in results))),
         ("graceful stops", str(sum(r.stops for r in results))),
         ("batches", str(sum(r.batches for r in results))),
         ("lines", f"{sum(r.lines for r in results)}; {sum(r.lost_by_socket for r in results)} of sockets never logged"),
@@ -99,7 +100,9 @@ def campaign(options: argparse.Namespace, server: str) -> int:
     results: list[runs.Result] = []
     with concurrent.futures.ProcessPoolExecutor(options.jobs, max_tasks_per_child=1) as pool:
         futures = [
-            pool.submit(one_run, options.program, str(base / f"seed-{seed}"), seed, options.scenario, server, options.master)
+            pool.submit(
+                one_run, options.program, str(base / f"seed-{seed}"), seed, options.scenario, server, options.master
+            )
             for seed in range(options.seed, options.seed + options.runs)
         ]
         for future in concurrent.futures.as_completed(futures):

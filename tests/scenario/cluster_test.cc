@@ -1,17 +1,22 @@
 // own main
-// Programs on executors: processes of this binary, and threads of a simulation.
+// Programs on executors that are processes of this binary.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <csignal>
 #include <functional>
 #include <map>
+#include <memory>
+#include <optional>
+#include <span>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "sluice/cluster/scheduler.h"
 #include "sluice/runtime/process.h"
 #include "sluice/sluice.h"
-#include "sluice/testkit/simulation.h"
 #include "sluice/testkit/testing.h"
 
 namespace sluice {
@@ -23,9 +28,10 @@ Context on_processes(std::size_t executors = 2) {
   return Context{{.master = "local-cluster[" + std::to_string(executors) + ",1]", .partitions = 3, .hash_seed = 42}};
 }
 
-std::vector<std::int64_t> pids(const Context& ctx) {
-  return dynamic_cast<detail::ClusterScheduler&>(ctx.engine()->runner()).members().pids();
+detail::Members& members_of(const Context& ctx) {
+  return dynamic_cast<detail::ClusterScheduler&>(ctx.engine()->runner()).members();
 }
+std::vector<std::int64_t> pids(const Context& ctx) { return members_of(ctx).pids(); }
 
 std::map<int, long> counted(const Context& ctx, int numbers) {
   std::vector<int> all(static_cast<std::size_t>(numbers));
@@ -122,6 +128,101 @@ TEST(Cluster, ATaskThatEndsItsExecutorFailsInTheEnd) {
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), Code::process_failed) << error.what();
   }
+  EXPECT_EQ(counted(ctx, 100).size(), 100u);
+}
+
+using Sums = std::map<std::string, long>;
+
+/// Batch b has keys k0..k(b % 7), each with the value b; what the sums are after each batch.
+constexpr int stateful_batches = 24;
+std::vector<std::vector<std::pair<std::string_view, long>>> stateful_input() {
+  static const std::vector<std::string> keys{"k0", "k1", "k2", "k3", "k4", "k5", "a key that does not fit 16 bytes"};
+  std::vector<std::vector<std::pair<std::string_view, long>>> batches;
+  for (long b = 0; b < stateful_batches; ++b) {
+    batches.emplace_back();
+    for (long k = 0; k <= b % 7; ++k) batches.back().emplace_back(keys[static_cast<std::size_t>(k)], b);
+  }
+  return batches;
+}
+std::vector<Sums> expected_sums() {
+  std::vector<Sums> all;
+  Sums sums;
+  for (const auto& batch : stateful_input()) {
+    for (const auto& [key, value] : batch) sums[std::string(key)] += value;
+    all.push_back(sums);
+  }
+  return all;
+}
+
+// Processes are killed while the stream runs; what comes out is what an undisturbed run gives.
+TEST(Cluster, AStreamWithStateGoesOnWhenExecutorsAreKilled) {
+  testing::StreamTest t({.batch = 20ms,
+                         .partitions = 3,
+                         .cores = 1,
+                         .executors = 3,
+                         .runtime = &system_runtime(),
+                         .checkpoint_interval = 100ms});
+  auto in = t.stream(stateful_input());
+  const auto sums = in.update_state_by_key([](std::span<const long> values, std::optional<long> sum) {
+    for (const long value : values) sum = sum.value_or(0) + value;
+    return sum;
+  });
+  const auto out = t.output(sums.map([](const std::pair<std::string_view, long>& sum) {
+    return std::pair<std::string, long>(sum.first, sum.second);
+  }));
+  const auto window = t.output(
+      in.reduce_by_key_and_window(std::plus{}, std::minus{}, {.length = 100ms, .slide = 20ms}).count());
+  for (int batch = 1; batch <= stateful_batches; ++batch) {
+    if (batch % 6 == 0) {
+      ASSERT_TRUE(members_of(t.context()).wait_for(3, 10s));
+      const std::vector<std::int64_t> alive = pids(t.context());
+      ::kill(static_cast<int>(alive.at(static_cast<std::size_t>(batch / 6) % alive.size())), SIGKILL);
+    }
+    t.run(1);
+  }
+  std::vector<Sums> got;
+  for (const auto& batch : out.batches()) {
+    got.emplace_back();
+    for (const auto& [key, sum] : batch.records) got.back()[key] += sum;
+  }
+  EXPECT_EQ(got, expected_sums());
+  ASSERT_EQ(window.batches().size(), static_cast<std::size_t>(stateful_batches));
+  for (int b = 0; b < stateful_batches; ++b) {
+    int keys = 0;
+    for (int in_window = std::max(0, b - 4); in_window <= b; ++in_window) keys = std::max(keys, in_window % 7 + 1);
+    const auto& counts = window.batches()[static_cast<std::size_t>(b)].records;
+    EXPECT_EQ(counts.to_vector(), (std::vector<std::int64_t>{keys})) << b;
+  }
+}
+
+// It is not dead, but cannot be told from one that is: another one has its part before it wakes up.
+TEST(Cluster, AnExecutorThatIsStoppedIsGivenUpAndItsResultsAreNotListenedTo) {
+  const Context ctx = on_processes(3);
+  const auto stopped = static_cast<int>(pids(ctx).at(0));
+  ::kill(stopped, SIGSTOP);
+  EXPECT_EQ(counted(ctx, 10'000), counted(Context{{.master = "local[2]"}}, 10'000));
+  const std::vector<std::int64_t> alive = pids(ctx);
+  EXPECT_EQ(std::count(alive.begin(), alive.end(), stopped), 0);
+  ::kill(stopped, SIGCONT);
+  EXPECT_EQ(counted(ctx, 10'000), counted(Context{{.master = "local[2]"}}, 10'000));
+}
+
+TEST(Cluster, WhoHasNoTokenOrAnotherBuildIsRefusedWithTheReason) {
+  const Context ctx = on_processes(1);
+  const Address driver = members_of(ctx).address();
+  const auto answer_to = [&](const std::string& message) -> std::string {
+    Runtime& runtime = system_runtime();
+    const Time deadline = runtime.clock().now() + 10s;
+    detail::Channel channel(runtime, runtime.transport().connect(driver, deadline));
+    channel.send(message);
+    const auto answer = channel.receive(deadline);
+    return answer.has_value() ? detail::decode_message<detail::Welcome>(*answer).refusal : "nothing";
+  };
+  detail::Hello hello;
+  hello.build = detail::build_of_program();
+  hello.token = "guessed";
+  EXPECT_EQ(answer_to(detail::encode_message(hello)), "its token is wrong");
+  EXPECT_EQ(answer_to("garbage"), "nothing");
   EXPECT_EQ(counted(ctx, 100).size(), 100u);
 }
 
