@@ -163,8 +163,8 @@ std::vector<Figure> cluster_figures(bool quick) {
   constexpr std::size_t death = 30;
   const auto delays = delays_around_a_death(1'000'000 / scale, 60, death);
   figures.push_back({"100 ms, state of 1 M keys: usual delay", median(delays), "intervals"});
-  figures.push_back({"  executor killed: longest delay",
-                     *std::max_element(delays.begin() + death, delays.end()), "intervals"});
+  figures.push_back(
+      {"  executor killed: longest delay", *std::max_element(delays.begin() + death, delays.end()), "intervals"});
   const auto steady = std::find_if(delays.rbegin(), delays.rend() - death, [](double delay) { return delay > 0.9; });
   figures.push_back({"  batches until all are in time again", static_cast<double>(delays.rend() - death - steady), ""});
   return figures;

@@ -4,7 +4,7 @@
 // function that rebuilds it (as an offset into the image with that build id) and the bytes of its parts. Nothing is
 // registered, no macro is needed, and a template instance ships like anything else. Closures live only in flight and
 // are never written to disk, so they need no version beyond the build id. Who can send a task can run any code of the
-// image: both ends are one domain of trust, and checksummed frames (remote_task.h) keep damaged messages out.
+// image: both ends are one domain of trust, and checksummed frames (cluster/channel.h) keep damaged messages out.
 //
 // User functions are parts wrapped in `Fn`. A function may capture plain bytes; values with a codec go through
 // `with(values..., function)`; what cannot be copied is made where it is used: `per_process<T>(factory)`. Captures by

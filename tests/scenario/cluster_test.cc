@@ -170,8 +170,8 @@ TEST(Cluster, AStreamWithStateGoesOnWhenExecutorsAreKilled) {
   const auto out = t.output(sums.map([](const std::pair<std::string_view, long>& sum) {
     return std::pair<std::string, long>(sum.first, sum.second);
   }));
-  const auto window = t.output(
-      in.reduce_by_key_and_window(std::plus{}, std::minus{}, {.length = 100ms, .slide = 20ms}).count());
+  const auto window =
+      t.output(in.reduce_by_key_and_window(std::plus{}, std::minus{}, {.length = 100ms, .slide = 20ms}).count());
   for (int batch = 1; batch <= stateful_batches; ++batch) {
     if (batch % 6 == 0) {
       ASSERT_TRUE(members_of(t.context()).wait_for(3, 10s));
