@@ -22,7 +22,7 @@ constexpr std::uint64_t cluster_seeds = 40;
 #else
 constexpr std::uint64_t inputs_a_graph = 100;
 constexpr std::uint64_t simulated_seeds = 1000;
-constexpr std::uint64_t cluster_seeds = 500;
+constexpr std::uint64_t cluster_seeds = 2000;
 #endif
 constexpr std::uint64_t graphs = 50;
 constexpr std::size_t batches = 6;
