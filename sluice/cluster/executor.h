@@ -40,6 +40,8 @@ struct ExecutorOptions {
   std::uint32_t cores = 1;
   std::uint64_t memory_bytes = std::uint64_t{1} << 30;
   std::string spill_directory;
+  /// Of the sockets of all; removed by executors that outlive their parent. Empty: there is none.
+  std::string socket_directory{};
   /// Time between two signs of life.
   Duration heartbeat = std::chrono::milliseconds(200);
 };

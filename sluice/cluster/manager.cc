@@ -15,6 +15,8 @@ constexpr std::string_view child_mark = "--sluice-executor";
 constexpr Duration start_time_max = std::chrono::seconds(10);
 /// Status of an executor that has lost its driver, or was given up by it.
 constexpr int given_up = 3;
+/// How long an executor that has lost its driver looks whether that has ended.
+constexpr Duration parent_end_max = std::chrono::milliseconds(200);
 /// An executor that ends sooner than this after its start is started again after a pause, which grows each time.
 constexpr Duration short_life = std::chrono::seconds(1);
 constexpr Duration pause_min = std::chrono::milliseconds(10);
@@ -28,6 +30,7 @@ void encode_options(const ExecutorOptions& options, Encoder& out) {
   out.u32(options.cores);
   out.u64(options.memory_bytes);
   out.text(options.spill_directory);
+  out.text(options.socket_directory);
   out.u64(static_cast<std::uint64_t>(options.heartbeat.count()));
 }
 
@@ -39,6 +42,7 @@ ExecutorOptions decode_options(Decoder& in) {
   options.cores = in.u32();
   options.memory_bytes = in.u64();
   options.spill_directory = std::string(in.text());
+  options.socket_directory = std::string(in.text());
   options.heartbeat = Duration(static_cast<std::int64_t>(in.u64()));
   in.expect_end();
   return options;
@@ -84,6 +88,7 @@ class LocalProcesses final : public ClusterManager {
   void run(ExecutorOptions options, std::size_t number) {
     Duration pause = pause_min;
     for (std::size_t start = 0;; ++start) {
+      options.socket_directory = directory_;
       options.listen = "unix:" + directory_ + "/executor-" + std::to_string(number) + "-" + std::to_string(start);
       const Time begun = runtime_.clock().now();
       std::shared_ptr<ChildProcess> child;
@@ -136,16 +141,23 @@ void run_executor_if_child(int argc, char** argv) {
   const auto message = read_message(*parent, runtime.clock().now() + start_time_max);
   if (!message.has_value()) std::_Exit(1);
   Decoder in(*message);
-  Executor executor(runtime, decode_options(in));
+  const ExecutorOptions options = decode_options(in);
+  Executor executor(runtime, options);
   // It does not outlive its parent: nobody would know of it.
+  std::mutex mutex;
+  const auto changed = runtime.condition();
+  bool parent_has_ended = false;
   const auto watch = runtime.spawn("parent", [&] {
     try {
       char byte = 0;
       parent->read({&byte, 1}, Time::max());
-      executor.close();
-    } catch (const Error&) {
-      executor.close();
+    } catch (const Error& error) {
+      std::fprintf(stderr, "sluice: executor: %s\n", error.details().why.c_str());
     }
+    executor.close();
+    const std::lock_guard lock(mutex);
+    parent_has_ended = true;
+    changed->notify_all();
   });
   set_shared_value_loader([&executor](std::uint64_t id) { return executor.load_shared_value(id); });
   int status = 0;
@@ -154,6 +166,15 @@ void run_executor_if_child(int argc, char** argv) {
   } catch (const std::exception& error) {
     std::fprintf(stderr, "sluice: executor: %s\n", error.what());
     status = 1;
+  }
+  // The driver's connection and this one end together when the parent has been killed.
+  const Time until = runtime.clock().now() + parent_end_max;
+  std::unique_lock lock(mutex);
+  while (status != 0 && !parent_has_ended && runtime.clock().now() < until) changed->wait_until(lock, until);
+  try {
+    if (parent_has_ended) runtime.files().remove_all(options.socket_directory);
+  } catch (const Error& error) {
+    std::fprintf(stderr, "sluice: sockets of executors could not be removed: %s\n", error.details().why.c_str());
   }
   std::fflush(stdout);
   std::fflush(stderr);

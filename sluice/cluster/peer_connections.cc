@@ -21,7 +21,7 @@ Error not_reached(ExecutorId id, const std::string& why) {
 struct PeerConnections::Link {
   Link(Runtime& runtime, ExecutorId to_id) : to(to_id), connected(runtime.condition()) {}
   const ExecutorId to;
-  /// Set once, before `is_connecting` becomes false.
+  /// Set once, before `is_connecting` becomes false. Until then who connects is woken by closing it.
   std::unique_ptr<Channel> channel;
   std::mutex mutex;
   std::unique_ptr<Condition> connected;
@@ -152,19 +152,23 @@ void PeerConnections::connect(const LinkPtr& link, const std::string& address) {
   };
   try {
     const Time deadline = runtime_.clock().now() + connect_time_max;
-    auto channel = std::make_unique<Channel>(runtime_, runtime_.transport().connect(Address{address}, deadline));
+    auto connected_to = std::make_unique<Channel>(runtime_, runtime_.transport().connect(Address{address}, deadline));
+    Channel& channel = *connected_to;
+    {
+      const std::lock_guard lock(mutex_);
+      link->channel = std::move(connected_to);
+      if (closed_ || !peers_.contains(link->to)) channel.close();
+    }
     Hello hello;
     hello.build = build_of_program();
     hello.token = token_;
     hello.id = own_;
-    channel->send(encode_message(hello));
-    const auto answer = channel->receive(deadline, hello_bytes_max);
+    channel.send(encode_message(hello));
+    const auto answer = channel.receive(deadline, hello_bytes_max);
     if (!answer.has_value()) throw not_reached(link->to, "it has closed the connection");
     const auto welcome = decode_message<Welcome>(*answer);
     if (!welcome.refusal.empty()) throw not_reached(link->to, welcome.refusal);
     const std::lock_guard lock(mutex_);
-    link->channel = std::move(channel);
-    if (closed_ || !peers_.contains(link->to)) link->channel->close();
     threads_.push_back(runtime_.spawn("answers", [this, link] { read_answers(link); }));
   } catch (...) {
     connected(true);

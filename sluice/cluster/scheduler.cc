@@ -145,7 +145,14 @@ std::vector<TaskOutcome> ClusterScheduler::run(const std::vector<TaskProgram>& t
     }
     todo = std::move(again);
   }
-  if (round->has_lost_executor) give_up_lost(tasks, stage.job, *round);
+  if (round->has_lost_executor) {
+    give_up_lost(tasks, stage.job, *round);
+  } else if (std::any_of(round->outcomes.begin(), round->outcomes.end(),
+                         [](const TaskOutcome& outcome) { return outcome.place_lost; })) {
+    // Others have seen that an executor is lost, and this process will in a moment.
+    std::unique_lock lock(mutex_);
+    changed_->wait_until(lock, runtime_.clock().now() + look_again);
+  }
   return std::move(round->outcomes);
 }
 
