@@ -89,7 +89,7 @@ Members::ExecutorPtr Members::welcome(const std::shared_ptr<Channel>& channel) {
     channel->send(encode_message(answer));
     return nullptr;
   }
-  const auto executor = std::make_shared<Executor>();
+  auto executor = std::make_shared<Executor>();
   executor->channel = channel;
   executor->address = hello.address;
   executor->pid = hello.pid;

@@ -105,13 +105,14 @@ void PeerConnections::ask(ExecutorId id, std::uint64_t request, std::string_view
   } catch (const Error&) {
     return answered(std::nullopt);
   }
-  bool is_broken = false;
   {
-    const std::lock_guard lock(link->mutex);
-    is_broken = link->is_broken;
-    if (!is_broken) link->waiting.emplace(request, std::move(answered));
+    std::unique_lock lock(link->mutex);
+    if (link->is_broken) {
+      lock.unlock();
+      return answered(std::nullopt);
+    }
+    link->waiting.emplace(request, std::move(answered));
   }
-  if (is_broken) return answered(std::nullopt);
   try {
     link->channel->send(message);
   } catch (const Error&) {
