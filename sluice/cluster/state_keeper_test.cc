@@ -1,0 +1,204 @@
+#include "sluice/cluster/state_keeper.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+namespace sluice::detail {
+namespace {
+
+/// Knows which batches it has had, and tells what came in since the last time it was asked. As keyed state does, it
+/// takes marks with it that are made while something frozen is not written.
+class History : public StatePartition {
+ public:
+  void track() override {}
+  void freeze() override { frozen_ = std::exchange(new_, {}); }
+  bool write(std::size_t, std::vector<StateBlock>& out) override {
+    for (StateBlock& block : std::exchange(frozen_, {})) out.push_back(std::move(block));
+    return false;
+  }
+  void load(const StateBlock& block, const StateSchema&) override { batches.push_back(block.batch); }
+  void loaded(std::int64_t version) override { version_ = version; }
+  std::int64_t last_batch() const override { return version_; }
+  void mark_all() override {
+    std::vector<StateBlock>& marked = frozen_.empty() ? new_ : frozen_;
+    marked.clear();
+    for (const std::int64_t batch : batches) marked.push_back({StateBlock::What::log, 0, batch, {}});
+  }
+  void apply(std::span<const StateBlock> blocks, std::int64_t version) override {
+    for (const StateBlock& block : blocks) add(block.batch);
+    version_ = version;
+  }
+  /// A batch of this operator.
+  void run(std::int64_t batch) {
+    add(batch);
+    version_ = batch;
+  }
+  std::vector<std::int64_t> batches;
+
+ private:
+  void add(std::int64_t batch) {
+    if (std::find(batches.begin(), batches.end(), batch) != batches.end()) return;
+    batches.push_back(batch);
+    new_.push_back({StateBlock::What::log, 0, batch, {}});
+  }
+  std::vector<StateBlock> new_;
+  std::vector<StateBlock> frozen_;
+  std::int64_t version_ = 0;
+};
+
+class HistoryMaker : public StateMaker {
+ public:
+  std::uint64_t operation() const override { return 7; }
+  std::shared_ptr<StatePartition> make(std::size_t, std::uint64_t) const override {
+    return std::make_shared<History>();
+  }
+};
+
+class StateKeeperTest : public ::testing::Test {
+ protected:
+  static constexpr std::uint64_t operation = 7;
+  using What = StateRequest::What;
+
+  static Shipped<StateMaker> maker() { return ship<StateMaker, HistoryMaker>(OperatorInfo{}); }
+  static TaskProgram task(std::int64_t batch) {
+    TaskProgram program;
+    TaskStep step;
+    step.what = RunZip{{}, maker()};
+    step.batch = batch;
+    program.steps.push_back(std::move(step));
+    return program;
+  }
+  static History& state(StateKeeper& keeper) {
+    return static_cast<History&>(*keeper.store().get(operation, 0, [] { return std::make_shared<History>(); }));
+  }
+  /// A batch on `owner`, whose changes go to `copy`.
+  static void run(StateKeeper& owner, StateKeeper& copy, std::int64_t batch, bool is_first = false) {
+    const std::vector<std::uint64_t> known = is_first ? std::vector<std::uint64_t>{} : std::vector{operation};
+    ASSERT_TRUE(owner.prepare(task(batch), known));
+    state(owner).run(batch);
+    for (StateChanges& changes : owner.changes_of(task(batch), known)) copy.take(std::move(changes));
+  }
+  static StateReply ask(StateKeeper& keeper, What what, std::int64_t number, bool of_copy = false,
+                        std::int64_t frozen = 0) {
+    StateRequest request;
+    request.request = 99;
+    request.what = what;
+    request.operation = operation;
+    request.number = request.batch = number;
+    request.of_copy = of_copy;
+    request.frozen = frozen;
+    return keeper.handle(request);
+  }
+  static std::vector<std::int64_t> batches_of(const StateReply& reply) {
+    std::vector<std::int64_t> batches;
+    for (const StateBlock& block : reply.blocks) batches.push_back(block.batch);
+    return batches;
+  }
+  using Batches = std::vector<std::int64_t>;
+};
+
+TEST_F(StateKeeperTest, WhatTakesOverHasTheBatchesThatAreComplete) {
+  for (const bool is_complete : {false, true}) {
+    StateKeeper owner;
+    StateKeeper copy;
+    run(owner, copy, 10, true);
+    run(owner, copy, 20);
+    EXPECT_EQ(ask(copy, What::promote, is_complete ? 20 : 10).error, "");
+    EXPECT_EQ(state(copy).batches, (is_complete ? Batches{10, 20} : Batches{10}));
+  }
+}
+
+TEST_F(StateKeeperTest, ABatchThatIsRunAgainIsRunOnWhatWasBefore) {
+  StateKeeper owner;
+  StateKeeper copy;
+  run(owner, copy, 10, true);
+  run(owner, copy, 20);
+  ask(copy, What::promote, 10);
+  EXPECT_TRUE(copy.prepare(task(20), {operation}));
+  EXPECT_EQ(state(copy).batches, Batches{10});
+  state(copy).run(20);
+  EXPECT_TRUE(copy.prepare(task(30), {operation}));
+  EXPECT_EQ(state(copy).batches, (Batches{10, 20}));
+}
+
+TEST_F(StateKeeperTest, ABatchThatIsNotRunAgainIsTakenInBeforeTheNext) {
+  StateKeeper owner;
+  StateKeeper copy;
+  run(owner, copy, 10, true);
+  run(owner, copy, 20);
+  ask(copy, What::promote, 10);
+  EXPECT_TRUE(copy.prepare(task(30), {operation}));
+  EXPECT_EQ(state(copy).batches, (Batches{10, 20}));
+}
+
+TEST_F(StateKeeperTest, StateThatMustBeThereIsNotMadeAnew) {
+  StateKeeper keeper;
+  EXPECT_FALSE(keeper.prepare(task(10), {operation}));
+  EXPECT_TRUE(keeper.prepare(task(10), {}));
+  EXPECT_NE(ask(keeper, What::freeze, 10).error, "");
+  StateChanges changes;
+  changes.operation = operation;
+  EXPECT_THROW(keeper.take(std::move(changes)), Error);
+}
+
+TEST_F(StateKeeperTest, TheCopyTellsCheckpointsWhatIsNewSinceTheLast) {
+  StateKeeper owner;
+  StateKeeper copy;
+  run(owner, copy, 10, true);
+  const std::int64_t first = ask(copy, What::freeze, 10, true).number;
+  EXPECT_EQ(batches_of(ask(copy, What::write, 1 << 20, true, first)), Batches{10});
+  run(owner, copy, 20);
+  run(owner, copy, 30);
+  const std::int64_t second = ask(copy, What::freeze, 30, true).number;
+  EXPECT_EQ(batches_of(ask(copy, What::write, 1 << 20, true, second)), (Batches{20, 30}));
+}
+
+TEST_F(StateKeeperTest, WhatWasFrozenIsGoneWhenTheCopyTakesOver) {
+  StateKeeper owner;
+  StateKeeper copy;
+  run(owner, copy, 10, true);
+  const std::int64_t frozen = ask(copy, What::freeze, 10, true).number;
+  ask(copy, What::promote, 10);
+  EXPECT_NE(ask(copy, What::write, 1 << 20, true, frozen).error, "");
+  EXPECT_NE(ask(copy, What::write, 1 << 20, false, frozen).error, "");
+}
+
+// An abandoned checkpoint has frozen it and not written it all.
+TEST_F(StateKeeperTest, AWholeCheckpointHasAllThoughOneBeforeWasAbandoned) {
+  StateKeeper owner;
+  StateKeeper copy;
+  run(owner, copy, 10, true);
+  ask(copy, What::freeze, 10, true);
+  run(owner, copy, 20);
+  ask(copy, What::mark_all, 20, true);
+  const std::int64_t frozen = ask(copy, What::freeze, 20, true).number;
+  EXPECT_EQ(batches_of(ask(copy, What::write, 1 << 20, true, frozen)), (Batches{10, 20}));
+}
+
+TEST_F(StateKeeperTest, AThirdOneGetsAllOfItAndRolesChange) {
+  StateKeeper owner;
+  StateKeeper copy;
+  StateKeeper third;
+  run(owner, copy, 10, true);
+  run(owner, copy, 20);
+  StateRequest request;
+  request.operation = operation;
+  request.batch = 20;
+  Encoder bytes;
+  maker().encode_to(bytes);
+  request.maker = bytes.take();
+  third.take(owner.whole(request));
+  EXPECT_EQ(ask(third, What::promote, 20).error, "");
+  EXPECT_EQ(ask(owner, What::demote, 20).error, "");
+  EXPECT_EQ(ask(owner, What::demote, 20).error, "") << "it has done so already";
+  EXPECT_EQ(state(third).batches, (Batches{10, 20}));
+  run(third, owner, 30);
+  ask(owner, What::promote, 30);
+  EXPECT_EQ(state(owner).batches, (Batches{10, 20, 30}));
+}
+
+}  // namespace
+}  // namespace sluice::detail
