@@ -7,6 +7,7 @@
 
 #include "sluice/core/local_runner.h"
 #include "sluice/runtime/kill_point.h"
+#include "sluice/runtime/planted_bug.h"
 #include "sluice/runtime/process.h"
 
 namespace sluice::detail {
@@ -382,6 +383,16 @@ bool Executor::gather_buckets(const TaskPtr& task, BucketsByTarget& buckets) {
                     in.expect_end();
                     bytes.reset();
                   }
+                  if (planted_bug("order-of-arrival")) {
+                    // Those that were here first, then what has come.
+                    std::vector<BucketPtr> arrived;
+                    for (const bool is_here : {true, false}) {
+                      for (std::uint32_t map = 0; map < places.size(); ++map) {
+                        if ((places[map] == id_) == is_here) arrived.push_back(all[map]);
+                      }
+                    }
+                    all = std::move(arrived);
+                  }
                   buckets[{read.shuffle, target}] = std::move(all);
                 });
   return is_whole;
@@ -437,7 +448,7 @@ void Executor::send_copies(const TaskPtr& task, TaskDone&& done) {
       if (failed != 0) sent->done.place = failed;
       if (--sent->missing > 0) return;
     }
-    report(task, std::move(sent->done));
+    if (!planted_bug("copy-not-awaited")) report(task, std::move(sent->done));
   };
   const auto send = [&](ExecutorId to, const auto& message) {
     {
@@ -462,6 +473,7 @@ void Executor::send_copies(const TaskPtr& task, TaskDone&& done) {
     const auto kept = block_message(block->block, static_cast<Keep>(block->level));
     if (kept.has_value()) send(message.block_copy_at, *kept);
   }
+  if (planted_bug("copy-not-awaited")) report(task, TaskDone(sent->done));
   count_down(0);
 }
 

@@ -24,8 +24,12 @@ namespace {
 
 using namespace std::chrono_literals;
 
-Context on_processes(std::size_t executors = 2) {
-  return Context{{.master = "local-cluster[" + std::to_string(executors) + ",1]", .partitions = 3, .hash_seed = 42}};
+// Patient, since the machine that runs tests may be busy.
+Context on_processes(std::size_t executors = 2, Duration timeout = 20s) {
+  return Context{{.master = "local-cluster[" + std::to_string(executors) + ",1]",
+                  .partitions = 3,
+                  .hash_seed = 42,
+                  .executor_timeout = timeout}};
 }
 
 detail::Members& members_of(const Context& ctx) {
@@ -197,7 +201,7 @@ TEST(Cluster, AStreamWithStateGoesOnWhenExecutorsAreKilled) {
 
 // It is not dead, but cannot be told from one that is: another one has its part before it wakes up.
 TEST(Cluster, AnExecutorThatIsStoppedIsGivenUpAndItsResultsAreNotListenedTo) {
-  const Context ctx = on_processes(3);
+  const Context ctx = on_processes(3, 500ms);
   const auto stopped = static_cast<int>(pids(ctx).at(0));
   ::kill(stopped, SIGSTOP);
   EXPECT_EQ(counted(ctx, 10'000), counted(Context{{.master = "local[2]"}}, 10'000));
