@@ -112,7 +112,8 @@ std::vector<double> delays_around_a_death(std::size_t keys, std::size_t batches,
   sluice::RddQueue<Event> queue;
   for (std::size_t batch = 0; batch < batches; ++batch) {
     // The first has all keys.
-    queue.push(events_of(stream.context, {batches, batch == 0 ? keys : keys / 100, keys}, batch));
+    const Sizes sizes = batch == 0 ? Sizes{1, keys, keys} : Sizes{batches, keys / 100, keys};
+    queue.push(events_of(stream.context, sizes, batch));
   }
   std::int64_t sum = 0;
   collect(sums_of(stream.ssc.queue_stream(queue).name("in")).changes().count(), sum);
