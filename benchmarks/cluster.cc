@@ -16,39 +16,17 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr std::size_t parts = 2;
-const std::string on_threads = "local[2]";
 const std::string on_processes = "local-cluster[2,1]";
 
-/// Records a second, of the median batch.
-template <class T, class MakeRdd, class Counted>
-double rate(const std::string& master, const Plan& plan, std::size_t records, const MakeRdd& rdd,
-            const Counted& counted, std::int64_t& result) {
-  const Scratch scratch;
-  Stream stream(master, parts, {.batch = 1ms, .checkpoint = scratch.path()});
-  sluice::RddQueue<T> queue;
-  for (std::size_t batch = 0; batch < plan.all_batches(); ++batch) queue.push(rdd(stream.context, batch));
-  std::int64_t sum = 0;
-  collect(counted(stream.ssc.queue_stream(queue).name("in")), sum);
-  BatchTimer timer(plan);
-  stream.run([&](const sluice::BatchInfo&) {
-    timer.batch_ended();
-    return !timer.done();
-  });
-  const Sample sample = timer.take(sum);
-  result = sample.result;
-  return static_cast<double>(records) / median(sample.batch_seconds);
-}
-
-/// Of `rounds` pairs, the median of the ratios; the two take turns.
-template <class Rate>
-Figure ratio(const char* name, const Rate& rate_on) {
+/// Of five pairs, the median of the ratios of throughput; the two take turns.
+template <class Run>
+Figure ratio(const char* name, const Run& run_on) {
   std::vector<double> ratios;
   for (int round = 0; round < 5; ++round) {
-    std::int64_t threads_result = 0;
-    std::int64_t processes_result = 0;
-    const double threads = rate_on(on_threads, threads_result);
-    ratios.push_back(rate_on(on_processes, processes_result) / threads);
-    if (threads_result != processes_result) return {std::string(name) + ": results differ", 0, ""};
+    const Sample by_threads = run_on(threads(parts));
+    const Sample by_processes = run_on(on_processes);
+    if (by_threads.result != by_processes.result) return {std::string(name) + ": results differ", 0, ""};
+    ratios.push_back(median(by_threads.batch_seconds) / median(by_processes.batch_seconds));
   }
   return {name, median(ratios), ""};
 }
@@ -140,19 +118,19 @@ std::vector<Figure> cluster_figures(bool quick) {
     const auto lines = [&](const sluice::Context& context, std::size_t batch) {
       return context.text_file(files.path() + "/" + std::to_string(batch % text.slices.size()), std::size_t{1} << 30);
     };
-    figures.push_back(ratio("W1 on local-cluster[2,1] / local[2]", [&](const std::string& master, auto& result) {
-      return rate<std::string_view>(master, plan, text.lines_a_batch, lines, grep, result);
+    figures.push_back(ratio("W1 on local-cluster[2,1] / local[2]", [&](const std::string& master) {
+      return run_batches<std::string_view>(master, plan, lines, grep);
     }));
-    figures.push_back(ratio("W2", [&](const std::string& master, auto& result) {
-      return rate<std::string_view>(master, plan, text.lines_a_batch, lines, word_count, result);
+    figures.push_back(ratio("W2", [&](const std::string& master) {
+      return run_batches<std::string_view>(master, plan, lines, word_count);
     }));
   }
   const Sizes sizes{5, 500'000 / scale, 1'000'000 / scale};
-  figures.push_back(ratio("W4", [&](const std::string& master, auto& result) {
-    return rate<Event>(
-        master, plan, sizes.events,
+  figures.push_back(ratio("W4", [&](const std::string& master) {
+    return run_batches<Event>(
+        master, plan,
         [&](const sluice::Context& context, std::size_t batch) { return events_of(context, sizes, batch); },
-        [](const sluice::DStream<Event>& input) { return sums_of(input).changes().count(); }, result);
+        [](const sluice::DStream<Event>& input) { return sums_of(input).changes().count(); });
   }));
   const std::size_t small = quick ? 300 : 3'000;
   const auto empty = delays_ms(on_processes, 10ms, 0, small);

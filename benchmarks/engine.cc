@@ -11,29 +11,10 @@ namespace {
 
 using namespace std::chrono_literals;
 
-/// Runs the batches one directly after the other: at an interval of 1 ms each is late. `rdd(context, batch number)` is
-/// the input, `counted(input stream)` the workload, a stream of one number a batch.
-template <class T, class MakeRdd, class Counted>
-Sample run_batches(const Plan& plan, const MakeRdd& rdd, const Counted& counted) {
-  // State needs one; the others get it too, as a user's would have it.
-  const Scratch scratch;
-  Stream stream(plan.threads, {.batch = 1ms, .checkpoint = scratch.path()});
-  sluice::RddQueue<T> queue;
-  for (std::size_t batch = 0; batch < plan.all_batches(); ++batch) queue.push(rdd(stream.context, batch));
-  std::int64_t sum = 0;
-  collect(counted(stream.ssc.queue_stream(queue).name("in")), sum);
-  BatchTimer timer(plan);
-  stream.run([&](const sluice::BatchInfo&) {
-    timer.batch_ended();
-    return !timer.done();
-  });
-  return timer.take(sum);
-}
-
 template <class Counted>
 Sample run_text(const TextData& text, const Plan& plan, const Counted& counted) {
   return run_batches<std::string_view>(
-      plan,
+      threads(plan.threads), plan,
       [&text](const sluice::Context& context, std::size_t batch) {
         std::vector<sluice::MemoryBlock> blocks;
         add_blocks(text, batch, blocks);
@@ -45,7 +26,7 @@ Sample run_text(const TextData& text, const Plan& plan, const Counted& counted) 
 template <class Counted>
 Sample run_events(const EventData& events, const Plan& plan, const Counted& counted) {
   return run_batches<Event>(
-      plan,
+      threads(plan.threads), plan,
       [&](const sluice::Context& context, std::size_t batch) {
         std::vector<sluice::MemoryBlock> blocks;
         add_blocks(events, batch, plan.threads, blocks);

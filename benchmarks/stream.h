@@ -1,6 +1,7 @@
 // Programs of sluice as the benchmarks run them.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "benchmarks/data.h"
+#include "benchmarks/sample.h"
 #include "sluice/sluice.h"
 
 namespace bench {
@@ -43,13 +45,15 @@ class Ends : public sluice::StreamingListener {
   std::function<void(const sluice::BatchInfo&)> ended_;
 };
 
+inline std::string threads(std::size_t count) { return "local[" + std::to_string(count) + "]"; }
+
 /// A context and a stream.
 class Stream {
  public:
   Stream(const std::string& master, std::size_t partitions, const sluice::StreamingOptions& options)
       : context({.app = "bench", .master = master, .partitions = partitions}), ssc(context, options) {}
-  Stream(std::size_t threads, const sluice::StreamingOptions& options)
-      : Stream("local[" + std::to_string(threads) + "]", threads, options) {}
+  Stream(std::size_t on_threads, const sluice::StreamingOptions& options)
+      : Stream(threads(on_threads), on_threads, options) {}
   /// Calls `ended` after each batch, until it returns false.
   template <class Ended>
   void run(const Ended& ended) {
@@ -105,6 +109,25 @@ inline auto sums_of(const sluice::DStream<Event>& events, bool all = false) {
 /// An output that adds to `sum` what each batch counts.
 inline void collect(const sluice::DStream<std::int64_t>& counts, std::int64_t& sum) {
   counts.foreach_rdd([&sum](const sluice::Rdd<std::int64_t>& count) { sum += count.collect()[0]; }).name("count");
+}
+
+/// Runs the batches one directly after the other: at an interval of 1 ms each is late. `rdd(context, batch number)` is
+/// the input, `counted(input stream)` the workload, a stream of one number a batch.
+template <class T, class MakeRdd, class Counted>
+Sample run_batches(const std::string& master, const Plan& plan, const MakeRdd& rdd, const Counted& counted) {
+  // State needs one; the others get it too, as a user's would have it.
+  const Scratch scratch;
+  Stream stream(master, plan.threads, {.batch = std::chrono::milliseconds(1), .checkpoint = scratch.path()});
+  sluice::RddQueue<T> queue;
+  for (std::size_t batch = 0; batch < plan.all_batches(); ++batch) queue.push(rdd(stream.context, batch));
+  std::int64_t sum = 0;
+  collect(counted(stream.ssc.queue_stream(queue).name("in")), sum);
+  BatchTimer timer(plan);
+  stream.run([&](const sluice::BatchInfo&) {
+    timer.batch_ended();
+    return !timer.done();
+  });
+  return timer.take(sum);
 }
 
 /// Blocks of the text of one batch.
