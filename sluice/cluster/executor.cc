@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "sluice/cluster/handshake.h"
 #include "sluice/core/local_runner.h"
 #include "sluice/runtime/kill_point.h"
 #include "sluice/runtime/planted_bug.h"
@@ -12,13 +13,6 @@
 
 namespace sluice::detail {
 namespace {
-
-constexpr Duration connect_time_max = std::chrono::seconds(10);
-constexpr std::size_t hello_bytes_max = 64 << 10;
-
-Error refused(const std::string& why) {
-  return Error(Code::process_failed, {.why = "the driver refuses this executor: " + why});
-}
 
 /// From the exception being handled.
 TaskDone failure() {
@@ -107,19 +101,14 @@ bool Executor::run() {
 // ---- The driver
 
 void Executor::register_with_driver(const std::string& address) {
-  const Time deadline = runtime_.clock().now() + connect_time_max;
+  const Time deadline = runtime_.clock().now() + handshake_time_max;
   auto channel = std::make_unique<Channel>(runtime_, runtime_.transport().connect(Address{options_.driver}, deadline));
   Hello hello;
-  hello.build = build_of_program();
   hello.token = options_.token;
   hello.address = address;
   hello.cores = options_.cores;
   hello.pid = process_id();
-  channel->send(encode_message(hello));
-  const auto message = channel->receive(deadline, hello_bytes_max);
-  if (!message.has_value()) throw refused("it has closed the connection");
-  const auto welcome = decode_message<Welcome>(*message);
-  if (!welcome.refusal.empty()) throw refused(welcome.refusal);
+  const Welcome welcome = say_hello(runtime_, *channel, std::move(hello));
   id_ = welcome.id;
   hash_seed_ = welcome.hash_seed;
   states_.set_hash_seed(hash_seed_);
@@ -226,7 +215,8 @@ void Executor::handle_state(const StateRequest& request) {
     tell_driver(encode_message(message));
   };
   const auto answered = [reply](std::optional<std::string_view> answer) {
-    reply(answer.has_value() ? decode_message<Taken>(*answer).error : "the connection has ended");
+    const std::optional<Taken> taken = decode_answer<Taken>(answer);
+    reply(taken.has_value() ? taken->error : "the connection has ended");
   };
   // Not on this thread: the other one may take its time, and the driver may have to say that it is gone.
   const auto to = static_cast<ExecutorId>(request.number);
@@ -256,9 +246,7 @@ std::optional<KeepBlock> Executor::block_message(const BlockId& block, Keep leve
   Encoder type;
   encode_type(&records->type(), type);
   message.type = type.take();
-  Encoder bytes;
-  records->encode_to(bytes);
-  message.records = bytes.take();
+  message.records = encoded(*records);
   return message;
 }
 
@@ -311,43 +299,39 @@ void Executor::ask_for_buckets(const TaskPtr& task) {
                 });
   for (const BlockAt& at : task->message.blocks) {
     if (at.executor == id_) continue;
-    {
-      const std::lock_guard lock(task->mutex);
-      ++task->missing;
-    }
-    peers_.ask(at.executor, FetchBlock{0, at.block}, [this, task, at](std::optional<std::string_view> answer) {
-      {
-        FetchedBlock fetched;
-        if (answer.has_value()) fetched = decode_message<FetchedBlock>(*answer);
-        const std::lock_guard lock(task->mutex);
-        if (fetched.found) task->fetched_blocks[at.block] = std::move(fetched.records);
-        if (!answer.has_value()) task->lost_place = at.executor;
-      }
-      answer_came(task);
+    ask_for<FetchedBlock>(task, at.executor, FetchBlock{0, at.block}, [task, block = at.block](FetchedBlock& fetched) {
+      // One that is not there any more was evicted: the task finds that out.
+      if (fetched.found) task->fetched_blocks[block] = std::move(fetched.records);
+      return true;
     });
   }
 }
 
-void Executor::fetch(const TaskPtr& task, ExecutorId from, std::uint64_t shuffle, std::uint32_t target,
-                     std::vector<std::uint32_t> maps) {
+// What a task needs of another executor. `keep` gets the answer, and says whether it is what was asked for.
+template <class Answer, class Question, class Keep>
+void Executor::ask_for(const TaskPtr& task, ExecutorId from, const Question& question, Keep keep) {
   {
     const std::lock_guard lock(task->mutex);
     ++task->missing;
   }
-  const Fetch question{0, shuffle, target, maps};
-  peers_.ask(from, question, [=, this, maps = std::move(maps)](std::optional<std::string_view> answer) {
+  peers_.ask(from, question, [this, task, from, keep = std::move(keep)](std::optional<std::string_view> bytes) {
+    std::optional<Answer> answer = decode_answer<Answer>(bytes);
     {
-      Fetched fetched;
-      if (answer.has_value()) fetched = decode_message<Fetched>(*answer);
       const std::lock_guard lock(task->mutex);
-      if (!fetched.found || fetched.buckets.size() != maps.size()) {
-        task->lost_place = from;
-      } else {
-        auto& by_map = task->fetched[{shuffle, target}];
-        for (std::size_t i = 0; i < maps.size(); ++i) by_map[maps[i]] = std::move(fetched.buckets[i]);
-      }
+      if (!answer.has_value() || !keep(*answer)) task->lost_place = from;
     }
     answer_came(task);
+  });
+}
+
+void Executor::fetch(const TaskPtr& task, ExecutorId from, std::uint64_t shuffle, std::uint32_t target,
+                     std::vector<std::uint32_t> maps) {
+  const Fetch question{0, shuffle, target, maps};
+  ask_for<Fetched>(task, from, question, [task, shuffle, target, maps = std::move(maps)](Fetched& fetched) {
+    if (!fetched.found || fetched.buckets.size() != maps.size()) return false;
+    auto& by_map = task->fetched[{shuffle, target}];
+    for (std::size_t i = 0; i < maps.size(); ++i) by_map[maps[i]] = std::move(fetched.buckets[i]);
+    return true;
   });
 }
 
@@ -398,6 +382,20 @@ bool Executor::gather_buckets(const TaskPtr& task, BucketsByTarget& buckets) {
   return is_whole;
 }
 
+std::map<BlockId, RestedPtr> Executor::fetched_blocks(const Task& task) {
+  std::map<BlockId, RestedPtr> blocks;
+  for (const TaskStep& step : task.program.steps) {
+    const auto* read = std::get_if<ReadBlock>(&step.what);
+    if (read == nullptr) continue;
+    const auto fetched = task.fetched_blocks.find(read->block);
+    if (fetched == task.fetched_blocks.end()) continue;
+    Decoder in(fetched->second);
+    blocks[read->block] = RestedRecords::decode_from(in, *read->type);
+    in.expect_end();
+  }
+  return blocks;
+}
+
 void Executor::execute(const TaskPtr& task) {
   if (task->lost_place != 0) return report_lost(task, task->lost_place);
   const RunTask& message = task->message;
@@ -411,7 +409,9 @@ void Executor::execute(const TaskPtr& task) {
     id.task = message.task;
     id.attempt = message.attempt;
     id.batch = message.batch;
-    TaskEnvironment environment{runtime_, blocks_, shuffles_, states_.store(), hash_seed_, check_views_, &buckets};
+    const std::map<BlockId, RestedPtr> blocks = fetched_blocks(*task);
+    TaskEnvironment environment{runtime_,   blocks_,      shuffles_, states_.store(),
+                                hash_seed_, check_views_, &buckets,  &blocks};
     const TaskOutcome outcome = attempt_task(task->program, id, environment, &task->cancelled);
     if (outcome.error != nullptr) {
       done.failed.assign(outcome.failed.begin(), outcome.failed.end());
@@ -456,8 +456,8 @@ void Executor::send_copies(const TaskPtr& task, TaskDone&& done) {
       ++sent->missing;
     }
     peers_.ask(to, message, [count_down, to](std::optional<std::string_view> answer) {
-      const bool is_taken = answer.has_value() && decode_message<Taken>(*answer).error.empty();
-      count_down(is_taken ? 0 : to);
+      const std::optional<Taken> taken = decode_answer<Taken>(answer);
+      count_down(taken.has_value() && taken->error.empty() ? 0 : to);
     });
   };
   kill_point("executor.before_copy");
@@ -504,9 +504,7 @@ std::string Executor::answer(std::string_view message) {
       FetchedBlock fetched;
       fetched.request = question.request;
       if (const RestedPtr records = blocks_.get(question.block)) {
-        Encoder out;
-        records->encode_to(out);
-        fetched.records = out.take();
+        fetched.records = encoded(*records);
         fetched.found = true;
       }
       return encode_message(fetched);

@@ -81,8 +81,11 @@ class Executor {
   void ask_for_buckets(const TaskPtr& task);
   void fetch(const TaskPtr& task, ExecutorId from, std::uint64_t shuffle, std::uint32_t target,
              std::vector<std::uint32_t> maps);
+  template <class Answer, class Question, class Keep>
+  void ask_for(const TaskPtr& task, ExecutorId from, const Question& question, Keep keep);
   void answer_came(const TaskPtr& task);
   void execute(const TaskPtr& task);
+  static std::map<BlockId, RestedPtr> fetched_blocks(const Task& task);
   bool gather_buckets(const TaskPtr& task, BucketsByTarget& buckets);
   void send_copies(const TaskPtr& task, TaskDone&& done);
   void report(const TaskPtr& task, TaskDone&& done);

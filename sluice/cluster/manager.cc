@@ -22,38 +22,13 @@ constexpr Duration short_life = std::chrono::seconds(1);
 constexpr Duration pause_min = std::chrono::milliseconds(10);
 constexpr Duration pause_max = std::chrono::seconds(5);
 
-// How an executor is told what to do: over the socket pair to its parent.
-void encode_options(const ExecutorOptions& options, Encoder& out) {
-  out.text(options.driver);
-  out.text(options.token);
-  out.text(options.listen);
-  out.u32(options.cores);
-  out.u64(options.memory_bytes);
-  out.text(options.spill_directory);
-  out.text(options.socket_directory);
-  out.u64(static_cast<std::uint64_t>(options.heartbeat.count()));
-}
-
-ExecutorOptions decode_options(Decoder& in) {
-  ExecutorOptions options;
-  options.driver = std::string(in.text());
-  options.token = std::string(in.text());
-  options.listen = std::string(in.text());
-  options.cores = in.u32();
-  options.memory_bytes = in.u64();
-  options.spill_directory = std::string(in.text());
-  options.socket_directory = std::string(in.text());
-  options.heartbeat = Duration(static_cast<std::int64_t>(in.u64()));
-  in.expect_end();
-  return options;
-}
-
 class LocalProcesses final : public ClusterManager {
  public:
   explicit LocalProcesses(Runtime& runtime)
       : runtime_(runtime),
         stopped_(runtime.condition()),
-        directory_("/tmp/sluice-cluster-" + std::to_string(runtime.random_seed())) {
+        directory_("/tmp/sluice-cluster-" + std::to_string(runtime.random_seed())),
+        threads_(runtime) {
     runtime_.files().make_directories(directory_);
   }
 
@@ -67,7 +42,7 @@ class LocalProcesses final : public ClusterManager {
         if (child != nullptr) child->kill(9);
       }
     }
-    for (const auto& thread : threads_) thread->join();
+    threads_.join();
     try {
       runtime_.files().remove_all(directory_);
     } catch (const Error& error) {
@@ -78,7 +53,7 @@ class LocalProcesses final : public ClusterManager {
   void run_executors(const ExecutorOptions& each, std::size_t count) override {
     children_.resize(count);
     for (std::size_t i = 0; i < count; ++i) {
-      threads_.push_back(runtime_.spawn("executor process", [this, each, i] { run(each, i); }));
+      threads_.spawn("executor process", [this, each, i] { run(each, i); });
     }
   }
 
@@ -95,7 +70,7 @@ class LocalProcesses final : public ClusterManager {
       try {
         child = spawn_self({std::string(child_mark)});
         Encoder out;
-        encode_options(options, out);
+        encode(options, out);
         write_message(child->connection(), out.view(), begun + start_time_max);
       } catch (const Error& error) {
         std::fprintf(stderr, "sluice: an executor could not be started: %s\n", error.what());
@@ -105,10 +80,10 @@ class LocalProcesses final : public ClusterManager {
         if (stopping_) return;
         children_[number] = child;
       }
-      const int status = child == nullptr ? 0 : child->wait();
+      const int status = child == nullptr ? given_up : child->wait();
       std::unique_lock lock(mutex_);
       children_[number] = nullptr;
-      if (stopping_ || (child != nullptr && status == 0)) return;  // it was told to end
+      if (stopping_) return;
       if (status != 0 && status != given_up) {
         std::fprintf(stderr, "sluice: an executor has ended with status %d\n", status);
       }
@@ -125,7 +100,7 @@ class LocalProcesses final : public ClusterManager {
   const std::string directory_;
   bool stopping_ = false;
   std::vector<std::shared_ptr<ChildProcess>> children_;
-  std::vector<std::unique_ptr<Thread>> threads_;
+  Threads threads_;
 };
 
 }  // namespace
@@ -141,7 +116,7 @@ void run_executor_if_child(int argc, char** argv) {
   const auto message = read_message(*parent, runtime.clock().now() + start_time_max);
   if (!message.has_value()) std::_Exit(1);
   Decoder in(*message);
-  const ExecutorOptions options = decode_options(in);
+  const auto options = decode<ExecutorOptions>(in);
   Executor executor(runtime, options);
   // It does not outlive its parent: nobody would know of it.
   std::mutex mutex;

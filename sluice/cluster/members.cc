@@ -4,13 +4,11 @@
 #include <cstdio>
 #include <utility>
 
+#include "sluice/cluster/handshake.h"
 #include "sluice/runtime/errors.h"
 
 namespace sluice::detail {
 namespace {
-
-constexpr Duration hello_time_max = std::chrono::seconds(10);
-constexpr std::size_t hello_bytes_max = 64 << 10;
 
 Error lost_error(ExecutorId id) {
   return Error(Code::state_lost, {.why = "executor " + std::to_string(id) + " is lost"});
@@ -19,22 +17,18 @@ Error lost_error(ExecutorId id) {
 }  // namespace
 
 Members::Members(Runtime& runtime, std::unique_ptr<Listener> listener, Options options)
-    : runtime_(runtime), listener_(std::move(listener)), options_(std::move(options)), changed_(runtime.condition()) {
-  threads_.push_back(runtime_.spawn("accept", [this] { accept(); }));
-  threads_.push_back(runtime_.spawn("monitor", [this] { monitor(); }));
+    : runtime_(runtime),
+      listener_(std::move(listener)),
+      options_(std::move(options)),
+      changed_(runtime.condition()),
+      threads_(runtime) {
+  threads_.spawn("accept", [this] { accept(); });
+  threads_.spawn("monitor", [this] { monitor(); });
 }
 
 Members::~Members() {
   stop();
-  for (;;) {
-    std::vector<std::unique_ptr<Thread>> threads;
-    {
-      const std::lock_guard lock(mutex_);
-      threads = std::move(threads_);
-    }
-    if (threads.empty()) return;
-    for (const auto& thread : threads) thread->join();
-  }
+  threads_.join();
 }
 
 void Members::stop() {
@@ -58,7 +52,7 @@ void Members::accept() {
     const std::lock_guard lock(mutex_);
     if (stopping_) return;
     channels_.push_back(channel);
-    threads_.push_back(runtime_.spawn("executor connection", [this, channel] { serve(channel); }));
+    threads_.spawn("executor connection", [this, channel] { serve(channel); });
   }
 }
 
@@ -78,12 +72,11 @@ void Members::serve(const std::shared_ptr<Channel>& channel) {
 }
 
 Members::ExecutorPtr Members::welcome(const std::shared_ptr<Channel>& channel) {
-  const auto first = channel->receive(runtime_.clock().now() + hello_time_max, hello_bytes_max);
-  if (!first.has_value()) return nullptr;
-  const auto hello = decode_message<Hello>(*first);
+  const std::optional<Hello> hello = hear_hello(runtime_, *channel);
+  if (!hello.has_value()) return nullptr;
   Welcome answer = options_.welcome;
-  answer.refusal = refusal_of(hello, options_.token);
-  if (answer.refusal.empty() && (hello.cores == 0 || hello.address.empty())) answer.refusal = "it is no executor";
+  answer.refusal = refusal_of(*hello, options_.token);
+  if (answer.refusal.empty() && (hello->cores == 0 || hello->address.empty())) answer.refusal = "it is no executor";
   if (!answer.refusal.empty()) {
     std::fprintf(stderr, "sluice: %s is refused: %s\n", channel->peer().c_str(), answer.refusal.c_str());
     channel->send(encode_message(answer));
@@ -91,8 +84,8 @@ Members::ExecutorPtr Members::welcome(const std::shared_ptr<Channel>& channel) {
   }
   auto executor = std::make_shared<Executor>();
   executor->channel = channel;
-  executor->address = hello.address;
-  executor->pid = hello.pid;
+  executor->address = hello->address;
+  executor->pid = hello->pid;
   {
     const std::lock_guard lock(mutex_);
     if (stopping_) return nullptr;

@@ -22,6 +22,7 @@
 
 #include "sluice/cluster/channel.h"
 #include "sluice/cluster/messages.h"
+#include "sluice/cluster/threads.h"
 #include "sluice/runtime/runtime.h"
 
 namespace sluice::detail {
@@ -101,8 +102,8 @@ class Members {
   std::uint64_t peers_version_ = 0;
   std::map<ExecutorId, ExecutorPtr> executors_;
   std::list<std::shared_ptr<Channel>> channels_;
-  std::vector<std::unique_ptr<Thread>> threads_;
   std::map<std::uint64_t, std::shared_ptr<Call>> calls_;
+  Threads threads_;
 };
 
 }  // namespace sluice::detail

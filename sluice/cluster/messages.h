@@ -16,6 +16,7 @@
 #include "sluice/core/codec.h"
 #include "sluice/core/state.h"
 #include "sluice/core/task_runner.h"
+#include "sluice/runtime/errors.h"
 
 namespace sluice::detail {
 
@@ -273,8 +274,13 @@ struct FetchedBlock {
   std::string records;
 };
 
-/// Why who says this is not spoken to; empty when it is.
-std::string refusal_of(const Hello& hello, const std::string& token);
+/// What `encode_to` of a closure, of records or of a task writes.
+template <class T>
+std::string encoded(const T& value) {
+  Encoder out;
+  value.encode_to(out);
+  return out.take();
+}
 
 template <class M>
 std::string encode_message(const M& message) {
@@ -302,6 +308,17 @@ M decode_message(std::string_view message) {
   M decoded = decode<M>(in);
   in.expect_end();
   return decoded;
+}
+
+/// An answer that has perhaps not come; a damaged one has not.
+template <class M>
+std::optional<M> decode_answer(std::optional<std::string_view> answer) {
+  if (!answer.has_value()) return std::nullopt;
+  try {
+    return decode_message<M>(*answer);
+  } catch (const Error&) {
+    return std::nullopt;
+  }
 }
 
 }  // namespace sluice::detail

@@ -2,14 +2,11 @@
 
 #include <utility>
 
-#include "sluice/core/program.h"
+#include "sluice/cluster/handshake.h"
 #include "sluice/runtime/errors.h"
 
 namespace sluice::detail {
 namespace {
-
-constexpr Duration connect_time_max = std::chrono::seconds(10);
-constexpr std::size_t hello_bytes_max = 64 << 10;
 
 Error not_reached(ExecutorId id, const std::string& why) {
   return Error(Code::network_failed, {.why = "executor " + std::to_string(id) + ": " + why});
@@ -37,7 +34,11 @@ struct PeerConnections::Served {
 };
 
 PeerConnections::PeerConnections(Runtime& runtime, std::string token, Answer answer)
-    : runtime_(runtime), token_(std::move(token)), answer_(std::move(answer)), changed_(runtime.condition()) {}
+    : runtime_(runtime),
+      token_(std::move(token)),
+      answer_(std::move(answer)),
+      changed_(runtime.condition()),
+      threads_(runtime) {}
 
 PeerConnections::~PeerConnections() { stop(); }
 
@@ -49,7 +50,7 @@ Address PeerConnections::listen(const Address& address) {
 void PeerConnections::start(ExecutorId own) {
   const std::lock_guard lock(mutex_);
   own_ = own;
-  threads_.push_back(runtime_.spawn("accept", [this] { accept(); }));
+  threads_.spawn("accept", [this] { accept(); });
 }
 
 void PeerConnections::close() {
@@ -65,15 +66,7 @@ void PeerConnections::close() {
 
 void PeerConnections::stop() {
   close();
-  for (;;) {
-    std::vector<std::unique_ptr<Thread>> threads;
-    {
-      const std::lock_guard lock(mutex_);
-      threads = std::move(threads_);
-    }
-    if (threads.empty()) return;
-    for (const auto& thread : threads) thread->join();
-  }
+  threads_.join();
 }
 
 void PeerConnections::set_peers(Peers peers) {
@@ -152,7 +145,7 @@ void PeerConnections::connect(const LinkPtr& link, const std::string& address) {
     link->connected->notify_all();
   };
   try {
-    const Time deadline = runtime_.clock().now() + connect_time_max;
+    const Time deadline = runtime_.clock().now() + handshake_time_max;
     auto connected_to = std::make_unique<Channel>(runtime_, runtime_.transport().connect(Address{address}, deadline));
     Channel& channel = *connected_to;
     {
@@ -161,16 +154,10 @@ void PeerConnections::connect(const LinkPtr& link, const std::string& address) {
       if (closed_ || !peers_.contains(link->to)) channel.close();
     }
     Hello hello;
-    hello.build = build_of_program();
     hello.token = token_;
     hello.id = own_;
-    channel.send(encode_message(hello));
-    const auto answer = channel.receive(deadline, hello_bytes_max);
-    if (!answer.has_value()) throw not_reached(link->to, "it has closed the connection");
-    const auto welcome = decode_message<Welcome>(*answer);
-    if (!welcome.refusal.empty()) throw not_reached(link->to, welcome.refusal);
-    const std::lock_guard lock(mutex_);
-    threads_.push_back(runtime_.spawn("answers", [this, link] { read_answers(link); }));
+    say_hello(runtime_, channel, std::move(hello));
+    threads_.spawn("answers", [this, link] { read_answers(link); });
   } catch (...) {
     connected(true);
     const std::lock_guard lock(mutex_);
@@ -217,13 +204,13 @@ void PeerConnections::accept() {
     const std::lock_guard lock(mutex_);
     if (closed_) return;
     served_.push_back(served);
-    threads_.push_back(runtime_.spawn("serve", [this, served] { serve(served); }));
+    threads_.spawn("serve", [this, served] { serve(served); });
   }
 }
 
 // It may know of this executor before this one knows of it.
 bool PeerConnections::wait_for_peer(ExecutorId id, Served& served) {
-  const Time deadline = runtime_.clock().now() + connect_time_max;
+  const Time deadline = runtime_.clock().now() + handshake_time_max;
   std::unique_lock lock(mutex_);
   while (!closed_ && !peers_.contains(id)) {
     if (runtime_.clock().now() >= deadline) return false;
@@ -236,12 +223,10 @@ bool PeerConnections::wait_for_peer(ExecutorId id, Served& served) {
 void PeerConnections::serve(const std::shared_ptr<Served>& served) {
   Channel& channel = *served->channel;
   try {
-    const auto first = channel.receive(runtime_.clock().now() + connect_time_max, hello_bytes_max);
-    if (first.has_value()) {
-      const auto hello = decode_message<Hello>(*first);
+    if (const std::optional<Hello> hello = hear_hello(runtime_, channel)) {
       Welcome welcome;
-      welcome.refusal = refusal_of(hello, token_);
-      if (welcome.refusal.empty() && !wait_for_peer(hello.id, *served)) {
+      welcome.refusal = refusal_of(*hello, token_);
+      if (welcome.refusal.empty() && !wait_for_peer(hello->id, *served)) {
         welcome.refusal = "the driver has not told of it";
       }
       channel.send(encode_message(welcome));

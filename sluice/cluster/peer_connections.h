@@ -13,10 +13,10 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "sluice/cluster/channel.h"
 #include "sluice/cluster/messages.h"
+#include "sluice/cluster/threads.h"
 #include "sluice/runtime/runtime.h"
 
 namespace sluice::detail {
@@ -78,8 +78,8 @@ class PeerConnections {
   std::map<ExecutorId, std::string> peers_;
   std::map<ExecutorId, LinkPtr> links_;
   std::list<std::shared_ptr<Served>> served_;
-  std::vector<std::unique_ptr<Thread>> threads_;
   std::uint64_t last_request_ = 0;
+  Threads threads_;
 };
 
 }  // namespace sluice::detail

@@ -44,11 +44,6 @@ bool is_final(const TaskOutcome& outcome) {
   }
 }
 
-const Shipped<StateMaker>* state_of(const TaskStep& step) {
-  const auto* zip = std::get_if<RunZip>(&step.what);
-  return zip != nullptr && zip->state ? &zip->state : nullptr;
-}
-
 /// The task leaves something where it has run.
 bool leaves_something(const TaskProgram& task) {
   return std::any_of(task.outputs.begin(), task.outputs.end(),
@@ -135,9 +130,7 @@ std::vector<TaskOutcome> ClusterScheduler::run(const std::vector<TaskProgram>& t
       if (outcome.succeeded()) adopt(tasks[task], outcome, round->given[task]);
       if (outcome.error == nullptr) continue;
       failed_attempts_.fetch_add(1);
-      // Where nobody knows (the task did not even travel), it is all of them.
-      for (std::uint32_t i = 0; outcome.failed.empty() && i < tasks[task].outputs.size(); ++i) failed[task].insert(i);
-      failed[task].insert(outcome.failed.begin(), outcome.failed.end());
+      failed[task].merge(outcome.failed.empty() ? all_outputs(tasks[task]) : std::move(outcome.failed));
       outcome.failed = failed[task];
       if (outcome.cancelled || attempt + 1 >= options_.task_tries || is_final(outcome)) continue;
       outcome = {};
@@ -167,7 +160,7 @@ void ClusterScheduler::give_up_lost(const std::vector<TaskProgram>& tasks, std::
     outcome.place_lost = false;
     outcome.error = std::make_exception_ptr(
         Error(Code::process_failed, {.why = "executors ended " + std::to_string(losses) + " times under this job"}));
-    for (std::uint32_t output = 0; output < tasks[i].outputs.size(); ++output) outcome.failed.insert(output);
+    outcome.failed = all_outputs(tasks[i]);
   }
 }
 
@@ -278,9 +271,7 @@ void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage,
     if (!members_->wait_for(1, options_.start_time_max)) {
       throw Error(Code::no_executors, {.why = "none has come within " + to_string(options_.start_time_max)});
     }
-    Encoder encoded;
-    program.encode_to(encoded);
-    message.program = encoded.take();
+    message.program = encoded(program);
   } catch (...) {
     outcome.error = std::current_exception();
     return;
@@ -379,8 +370,8 @@ void ClusterScheduler::on_lost(ExecutorId executor) {
     }
   }
   for (auto place = block_places_.begin(); place != block_places_.end();) {
-    std::erase(place->second.executors, executor);
-    lacks_copies_ = lacks_copies_ || place->second.twice;
+    const bool had_it = std::erase(place->second.executors, executor) > 0;
+    lacks_copies_ = lacks_copies_ || (had_it && place->second.twice);
     if (place->second.executors.empty()) {
       if (place->second.twice) lost_for_good_.insert(place->first);
       engine_.blocks().lose(place->first);
@@ -510,8 +501,10 @@ void ClusterScheduler::copy_blocks() {
     request.number = copy;
     bool is_done = false;
     try {
-      members_->call(executor, std::move(request));
-      is_done = true;
+      if (copy != 0) {
+        members_->call(executor, std::move(request));
+        is_done = true;
+      }
     } catch (const Error& error) {
       std::fprintf(stderr, "sluice: a copy of a block could not be made: %s\n", error.details().why.c_str());
     }

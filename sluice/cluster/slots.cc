@@ -12,12 +12,6 @@ namespace {
 /// State is sent to executors in pieces of about this size.
 constexpr std::size_t load_bytes = 1 << 20;
 
-std::string bytes_of(const Shipped<StateMaker>& maker) {
-  Encoder out;
-  maker.encode_to(out);
-  return out.take();
-}
-
 }  // namespace
 
 Slots::Slots(Members& members, bool copies) : members_(members), copies_(copies) {}
@@ -135,6 +129,15 @@ void Slots::completed(std::int64_t batch) {
   }
 }
 
+std::map<ExecutorId, std::size_t> Slots::count(const std::vector<ExecutorId>& ids, ExecutorId Slot::* role) const {
+  std::map<ExecutorId, std::size_t> counts;
+  for (const ExecutorId id : ids) counts[id] = 0;
+  for (const Slot& at : slots_) {
+    if (const auto found = counts.find(at.*role); found != counts.end()) ++found->second;
+  }
+  return counts;
+}
+
 // False when there is nothing to do, or it cannot be done now.
 bool Slots::make_copy() {
   const std::vector<ExecutorId> ids = members_.ready();
@@ -145,24 +148,20 @@ bool Slots::make_copy() {
   ExecutorId target = 0;
   {
     const std::lock_guard lock(mutex_);
-    std::map<ExecutorId, std::size_t> kept;
-    for (const ExecutorId id : ids) kept[id] = 0;
-    for (const Slot& at : slots_) {
-      if (kept.contains(at.copy)) ++kept[at.copy];
-    }
+    std::map<ExecutorId, std::size_t> kept = count(ids, &Slot::copy);
     const auto lacking = std::find_if(slots_.begin(), slots_.end(), [&](const Slot& at) {
       return kept.contains(at.owner) && at.copy == 0 && !at.is_lost && !at.must_promote && !at.states.empty();
     });
     if (lacking == slots_.end()) return false;
     number = static_cast<std::size_t>(lacking - slots_.begin());
     owner = lacking->owner;
-    for (const auto& [id, count] : kept) {
-      if (id != owner && (target == 0 || count < kept[target])) target = id;
+    for (const auto& [id, copies] : kept) {
+      if (id != owner && (target == 0 || copies < kept[target])) target = id;
     }
     add_requests(*lacking, StateRequest::What::copy, owner, requests);
     for (auto& [executor, request] : requests) {
       request.number = target;
-      request.maker = bytes_of(lacking->states.at(request.operation));
+      request.maker = encoded(lacking->states.at(request.operation));
     }
   }
   try {
@@ -191,17 +190,13 @@ bool Slots::move_one() {
   ExecutorId to = 0;
   {
     const std::lock_guard lock(mutex_);
-    std::map<ExecutorId, std::size_t> owned;
-    for (const ExecutorId id : ids) owned[id] = 0;
-    for (const Slot& at : slots_) {
-      if (owned.contains(at.owner)) ++owned[at.owner];
-    }
+    const std::map<ExecutorId, std::size_t> owned = count(ids, &Slot::owner);
     const auto [least, most] = std::minmax_element(owned.begin(), owned.end(),
                                                    [](const auto& a, const auto& b) { return a.second < b.second; });
     if (most->second - least->second < 2) return false;
     const auto moving =
-        std::find_if(slots_.begin(), slots_.end(), [&, from = most->first, to = least->first](Slot& at) {
-          return at.owner == from && (at.states.empty() || at.copy == to) && !at.must_promote;
+        std::find_if(slots_.begin(), slots_.end(), [had = most->first, gets = least->first](const Slot& at) {
+          return at.owner == had && (at.states.empty() || at.copy == gets) && !at.must_promote;
         });
     if (moving == slots_.end()) return false;
     if (moving->states.empty()) {
@@ -326,7 +321,7 @@ class RemoteState final : public StatePartition {
   void flush() {
     if (!is_made_) {
       StateRequest request = to(StateRequest::What::make);
-      request.maker = bytes_of(maker_);
+      request.maker = encoded(maker_);
       const Slots::Place made = call_both(request);
       slots_.add(maker_, partition_);
       is_made_ = true;

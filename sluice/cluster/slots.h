@@ -1,11 +1,11 @@
 // Which executor has which partitions, and their state.
 //
-// Partition p of everything belongs to slot p. A slot has an owner, on which its tasks run and its
-// state lies, and once it has state a second executor that keeps a copy of that and takes over when the owner is lost.
+// Partition p of everything belongs to slot p. A slot has an owner, on which its tasks run and its state lies, and once
+// it has state a second executor that keeps a copy of that and takes over when the owner is lost.
 //
 // Invariants:
-//  P1. A slot changes its owner between rounds only, by `settle`. State is taken over as of the last batch that is
-//      complete: the running one is run again.
+//  P1. A lost owner's slots are its copies' at once, and these are told so before the next round, by `settle`. State is
+//      taken over as of the last batch that is complete: the running one is run again.
 //  P2. Copies are made and slots are moved between batches only (`completed`).
 //  P3. After any of that it is not known what has changed since the last checkpoint: `take_moved` says so once.
 #pragma once
@@ -73,6 +73,8 @@ class Slots {
   using Requests = std::vector<std::pair<ExecutorId, StateRequest>>;
 
   Slot& slot(std::size_t partition);
+  /// Of how many slots each of these is the owner, or the one with the copy.
+  std::map<ExecutorId, std::size_t> count(const std::vector<ExecutorId>& ids, ExecutorId Slot::* role) const;
   void add_requests(const Slot& slot, StateRequest::What what, ExecutorId to, Requests& requests) const;
   bool make_copy();
   bool move_one();

@@ -13,8 +13,7 @@ Error missing(const char* what) { return Error(Code::state_lost, {.why = what});
 template <class F>
 void for_each_state(const TaskProgram& task, const F& f) {
   for (const TaskStep& step : task.steps) {
-    const auto* zip = std::get_if<RunZip>(&step.what);
-    if (zip != nullptr && zip->state) f(zip->state, step.partition, step.batch);
+    if (const Shipped<StateMaker>* const maker = state_of(step)) f(*maker, step.partition, step.batch);
   }
 }
 
@@ -81,9 +80,7 @@ std::vector<StateChanges> StateKeeper::changes_of(const TaskProgram& task,
     changes.partition = partition;
     changes.batch = state->last_batch();
     if (!contains(must_exist, changes.operation)) {
-      Encoder bytes;
-      maker.encode_to(bytes);
-      changes.maker = bytes.take();
+      changes.maker = encoded(maker);
       state->mark_all();
     }
     state->freeze();

@@ -187,9 +187,7 @@ TEST_F(StateKeeperTest, AThirdOneGetsAllOfItAndRolesChange) {
   StateRequest request;
   request.operation = operation;
   request.batch = 20;
-  Encoder bytes;
-  maker().encode_to(bytes);
-  request.maker = bytes.take();
+  request.maker = encoded(maker());
   third.take(owner.whole(request));
   EXPECT_EQ(ask(third, What::promote, 20).error, "");
   EXPECT_EQ(ask(owner, What::demote, 20).error, "");

@@ -32,9 +32,7 @@ TaskOutcome outcome_of(const TaskProgram& program, const Attempt& attempt) {
   } catch (...) {
     outcome.error = std::current_exception();
   }
-  // Where nobody knows (the task did not even travel), it is all of them.
-  for (std::uint32_t i = 0; failed.empty() && i < program.outputs.size(); ++i) outcome.failed.insert(i);
-  outcome.failed.merge(failed);
+  outcome.failed = failed.empty() ? all_outputs(program) : std::move(failed);
   return outcome;
 }
 

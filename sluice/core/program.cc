@@ -487,6 +487,17 @@ class Attempt {
 
 }  // namespace
 
+FailedOutputs all_outputs(const TaskProgram& program) {
+  FailedOutputs all;
+  for (std::uint32_t i = 0; i < program.outputs.size(); ++i) all.insert(all.end(), i);
+  return all;
+}
+
+const Shipped<StateMaker>* state_of(const TaskStep& step) {
+  const auto* zip = std::get_if<RunZip>(&step.what);
+  return zip != nullptr && zip->state ? &zip->state : nullptr;
+}
+
 std::uint64_t build_of_program() {
   const Image* const image = image_of(reinterpret_cast<const void*>(&build_of_program));
   return image == nullptr ? 0 : image->build_id;

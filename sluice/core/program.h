@@ -102,6 +102,11 @@ struct TaskResult {
 
 /// Outputs of a task, by index, that an attempt failed to make: those behind the operator that threw.
 using FailedOutputs = std::set<std::uint32_t>;
+/// All of them: where nobody knows which (the task did not even travel).
+FailedOutputs all_outputs(const TaskProgram& program);
+
+/// What makes the state that a step works on; null for steps without.
+const Shipped<StateMaker>* state_of(const TaskStep& step);
 
 /// Runs one attempt: opens the pipes, reads the sources, and adopts what came out (buckets, blocks, state) when all
 /// of it succeeded. Throws what went wrong; nothing is adopted then, and what failed is added to `failed`.

@@ -84,14 +84,84 @@ TEST(Cluster, BroadcastValuesAndAccumulatorsTravel) {
   }
 }
 
+// ---- What travels
+
+int negate(int x) { return -x; }
+
+/// `make(context)` is an RDD; its records are the same, in the same order, in threads and in other processes.
+template <class Make>
+void expect_same_there(const Make& make) {
+  const Context here{{.master = "local[2]", .partitions = 3, .hash_seed = 42}};
+  const Context there = on_processes();
+  const auto expected = make(here).collect().to_vector();
+  EXPECT_EQ(make(there).collect().to_vector(), expected);
+  EXPECT_FALSE(expected.empty());
+}
+
+TEST(Cluster, NarrowOperatorsGiveTheSame) {
+  const int offset = 7;
+  expect_same_there([offset](const Context& ctx) {
+    return ctx.parallelize(std::vector{1, 2, 3, 4, 5})
+        .map([offset](int x) { return x + offset; })
+        .map(negate)
+        .flat_map([](int x) { return std::vector<int>(2, x); })
+        .filter([](int x) { return x % 2 == 0; })
+        .map_partitions([](Partition<int>& partition) {
+          std::vector<std::string> all{std::to_string(partition.index())};
+          for (const int x : partition) all.push_back("number " + std::to_string(x));
+          return all;
+        });
+  });
+}
+
+TEST(Cluster, TextAndValuesPassedByWithTravel) {
+  expect_same_there([](const Context& ctx) {
+    return ctx.parallelize(std::vector<std::string_view>{"a b", "a text that is long enough to lie elsewhere"}, 1)
+        .flat_map(split(' '))
+        .map(with(std::string("prefix of some length "), [](const std::string& prefix, std::string_view w) {
+          return std::pair(prefix + std::string(w), std::string(w));
+        }));
+  });
+}
+
+TEST(Cluster, KeysAreHashedAlike) {
+  std::vector<std::pair<int, int>> values;
+  for (int i = 0; i < 200; ++i) values.emplace_back(i * 31 % 17, i);
+  expect_same_there([&](const Context& ctx) { return ctx.parallelize(values, 5).reduce_by_key(std::plus{}); });
+  expect_same_there([&](const Context& ctx) { return ctx.parallelize(values, 1).group_by_key(4); });
+}
+
+TEST(Cluster, WhatTasksAddToAccumulatorsComesBack) {
+  const Context ctx = on_processes();
+  const Accumulator sum = ctx.accumulator();
+  ctx.parallelize(std::vector{1, 2, 3}, 2)
+      .map([sum](int x) {
+        sum.add(x);
+        return x;
+      })
+      .collect();
+  EXPECT_EQ(ctx.value_of(sum), 6);
+}
+
+int made_here = 0;
+
+TEST(Cluster, ObjectsPerProcessAreMadeThereOnce) {
+  const Context ctx = on_processes(1);
+  const auto counter = per_process<int>([] { return ++made_here; });
+  const auto rdd = ctx.parallelize(std::vector{10, 20}, 2).map([counter](int x) { return x + *counter; });
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(rdd.collect().to_vector(), (std::vector{11, 21}));
+  EXPECT_EQ(made_here, 0);
+}
+
 TEST(Cluster, AUsersErrorComesBackAsInThreads) {
   const auto error_of = [](const Context& ctx) -> std::string {
     try {
       ctx.parallelize(std::vector{1, 2, 3}, 1)
           .map([](int x) {
-            if (x == 3) throw std::runtime_error("three is too much");
+            if (x == 3) throw std::runtime_error("three is refused");
             return x;
           })
+          .name("refuses three")
           .collect();
     } catch (const Error& error) {
       return error.what();
@@ -99,9 +169,49 @@ TEST(Cluster, AUsersErrorComesBackAsInThreads) {
     return "no error";
   };
   const std::string here = error_of(Context{{.master = "local"}});
-  EXPECT_EQ(error_of(on_processes()), here);
-  EXPECT_NE(here.find("three is too much"), std::string::npos);
+  const Context there = on_processes();
+  EXPECT_EQ(error_of(there), here);
+  EXPECT_NE(here.find("three is refused"), std::string::npos) << here;
+  EXPECT_NE(here.find("record 2 of partition 0"), std::string::npos) << here;
+  // The processes live on.
+  EXPECT_EQ(there.parallelize(std::vector{1}, 1).count(), 1u);
 }
+
+// Both are cached, on different executors, and read by one task.
+TEST(Cluster, ATaskReadsCachedPartitionsOfSeveralExecutors) {
+  const Context ctx = on_processes();
+  FileSystem& files = ctx.runtime().files();
+  const std::string fails_once = "/tmp/sluice-cluster-test-" + std::to_string(ctx.runtime().random_seed());
+  const Accumulator made = ctx.accumulator();
+  const auto keyed = [&](int value, const std::string& fails) {
+    return ctx.parallelize(std::vector{std::pair{1, value}, std::pair{2, value}}, 1)
+        .reduce_by_key(std::plus{}, 1)
+        .map_values(with(fails,
+                         [made](const std::string& path, int x) {
+                           // A task that has failed is tried again on the other executor.
+                           if (system_runtime().files().stat(path).has_value()) {
+                             system_runtime().files().remove(path);
+                             throw std::runtime_error("fails once");
+                           }
+                           made.add(1);
+                           return x;
+                         }))
+        .cache();
+  };
+  const auto left = keyed(10, fails_once);
+  const auto right = keyed(20, fails_once);
+  EXPECT_EQ(left.count(), 2u);
+  files.publish(fails_once, "");
+  EXPECT_EQ(right.count(), 2u);
+  EXPECT_EQ(ctx.value_of(made), 4);
+  EXPECT_FALSE(files.stat(fails_once).has_value());
+  std::map<int, std::pair<int, int>> joined;
+  for (const auto& [key, both] : left.join(right, 1).collect()) joined[key] = both;
+  EXPECT_EQ(joined, (std::map<int, std::pair<int, int>>{{1, {10, 20}}, {2, {10, 20}}}));
+  EXPECT_EQ(ctx.value_of(made), 4) << "none was made again";
+}
+
+// ---- Executors end
 
 TEST(Cluster, ALostExecutorIsReplacedAndNothingOfAJobIsLost) {
   const Context ctx = on_processes();
@@ -119,20 +229,22 @@ TEST(Cluster, ALostExecutorIsReplacedAndNothingOfAJobIsLost) {
   }
 }
 
-TEST(Cluster, ATaskThatEndsItsExecutorFailsInTheEnd) {
+TEST(Cluster, ATaskThatEndsItsExecutorFailsInTheEndWhateverTheStatus) {
   const Context ctx = on_processes();
-  try {
-    ctx.parallelize(std::vector{1}, 1)
-        .map([](int x) {
-          if (x == 1) std::_Exit(7);
-          return x;
-        })
-        .collect();
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), Code::process_failed) << error.what();
+  for (const int status : {7, 0}) {
+    try {
+      ctx.parallelize(std::vector{1}, 1)
+          .map([status](int x) {
+            if (x == 1) std::_Exit(status);
+            return x;
+          })
+          .collect();
+      FAIL();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Code::process_failed) << error.what();
+    }
+    EXPECT_EQ(counted(ctx, 100).size(), 100u);
   }
-  EXPECT_EQ(counted(ctx, 100).size(), 100u);
 }
 
 using Sums = std::map<std::string, long>;
