@@ -70,8 +70,13 @@ Context::Context(const ContextOptions& options) {
                       static_cast<std::uint64_t>(
                           std::chrono::duration_cast<std::chrono::milliseconds>(options.executor_timeout).count()),
                       1000));
-  const std::uint64_t copies = settings.number("state-copies", options.state_copies, 2);
-  if (copies < 1 || copies > 2) throw Error(Code::bad_setting, {.why = "--sluice.state-copies: 1 or 2"});
+  const auto keeps_copies = [&settings](const std::string& name, std::size_t option) {
+    const std::uint64_t copies = settings.number(name, option, 2);
+    if (copies < 1 || copies > 2) throw Error(Code::bad_setting, {.why = "--sluice." + name + ": 1 or 2"});
+    return copies == 2;
+  };
+  const bool copies_state = keeps_copies("state-copies", options.state_copies);
+  const bool copies_blocks = keeps_copies("block-copies", options.block_copies);
   detail::Engine::MakeRunner make_runner;
   if (master.executors > 0) {
     make_runner = [&](detail::Engine& made) {
@@ -82,7 +87,8 @@ Context::Context(const ContextOptions& options) {
       cluster.spill_directory = made.options().blocks.spill_directory;
       cluster.task_tries = made.options().task_tries;
       cluster.executor_timeout = timeout;
-      cluster.copy_state = copies > 1;
+      cluster.copy_state = copies_state;
+      cluster.copy_blocks = copies_blocks;
       // Processes live in the real world alone.
       std::unique_ptr<detail::ClusterManager> manager;
       if (&runtime == &system_runtime()) {

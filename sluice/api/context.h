@@ -48,6 +48,8 @@ struct ContextOptions {
   /// On a cluster, executors that keep each partition of state (state-copies): 2, so that the loss of one costs a batch
   /// of delay, or 1: then it ends the stream, which goes on from its checkpoint when it is started again. 0: 2.
   std::size_t state_copies = 0;
+  /// On a cluster, executors that keep each block of a receiver (block-copies), 1 or 2. 0: 2.
+  std::size_t block_copies = 0;
   /// The outside world; nullptr: the system's. Must outlive the context.
   Runtime* runtime = nullptr;
 };

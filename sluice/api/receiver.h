@@ -23,7 +23,7 @@
 
 #include "sluice/core/engine.h"
 #include "sluice/core/sources.h"
-#include "sluice/stream/input.h"
+#include "sluice/stream/receiver_input.h"
 
 namespace sluice {
 
@@ -66,7 +66,7 @@ class ReceiverContext : public detail::ReceiverChannel {
   /// the byte budget is used up. False when the stream stops; the record is not taken then.
   bool store(const T& record) {
     if (stopped()) return false;
-    const Time now = engine_.runtime().clock().now();
+    const Time now = runtime_.clock().now();
     if (const Open full = take_open(now); full.records != nullptr && !add_waiting(full)) return false;
     const std::lock_guard lock(mutex_);
     if (open_.records == nullptr) {
@@ -105,19 +105,14 @@ class ReceiverContext : public detail::ReceiverChannel {
     const std::size_t bytes = block.bytes.size();
     seal();
     return this->store_block({detail::ship<detail::Source, detail::MemoryTextSource>(info_, block), bytes, 0,
-                              [block = std::move(block)] { return text_for_log(block); }, std::move(position)});
+                              [block] { return detail::lines_at_rest(block.bytes); },
+                              [block] { return text_for_log(block); }, std::move(position)});
   }
 
   // ---- For the engine
 
-  detail::Shipped<detail::Source> logged_source(const std::string& wal_directory,
-                                                const detail::LogHandle& handle) const override {
-    return detail::ship<detail::Source, detail::LoggedRecordsSource<T>>(info_, std::string(wal_directory),
-                                                                        detail::LogHandle(handle));
-  }
-  ReceiverContext(detail::Engine& engine, std::shared_ptr<detail::ReceiverBudget> budget, Duration block_interval,
-                  Duration batch_interval)
-      : ReceiverChannel(engine, std::move(budget), block_interval), batch_interval_(batch_interval) {}
+  ReceiverContext(const detail::ReceiverPlace& place, Duration block_interval, Duration batch_interval)
+      : ReceiverChannel(place, block_interval), batch_interval_(batch_interval) {}
   void seal() override { seal_until(Time::max()); }
   void seal_until(Time time) override {
     // The mutex is held until the block is stored. Between the two nobody would know of it: a driver that asks at this
@@ -161,8 +156,12 @@ class ReceiverContext : public detail::ReceiverChannel {
   detail::NewBlock block_of(std::shared_ptr<const detail::RestedRecords> records, std::string position) const {
     const std::size_t bytes = records->bytes();
     const std::uint64_t count = records->count();
-    return {detail::ship<detail::Source, detail::RestedSource>(info_, detail::RestedPtr(records)), bytes, count,
-            [records = std::move(records)] { return records_for_log(*records); }, std::move(position)};
+    return {detail::ship<detail::Source, detail::RestedSource>(info_, detail::RestedPtr(records)),
+            bytes,
+            count,
+            [records] { return records; },
+            [records] { return records_for_log(*records); },
+            std::move(position)};
   }
 
   // A block in the log is a byte that says what follows: encoded records, or text as it came.
@@ -195,6 +194,35 @@ class Receiver {
   /// the restart delay, unless it said end_of_input.
   virtual void run(ReceiverContext<T>& context) = 0;
 };
+
+namespace detail {
+/// A receiver made by the user's factory.
+template <class T, class Factory>
+class FactoryReceiverProgram : public ReceiverProgram {
+ public:
+  FactoryReceiverProgram(Fn<Factory> factory, Duration block_interval, Duration batch_interval)
+      : factory_(factory), block_interval_(block_interval), batch_interval_(batch_interval) {}
+
+  std::shared_ptr<ReceiverChannel> make_channel(const ReceiverPlace& place) const override {
+    return std::make_shared<ReceiverContext<T>>(place, block_interval_, batch_interval_);
+  }
+  Body make_body() const override {
+    return [this, receiver = std::shared_ptr<Receiver<T>>()](ReceiverChannel& channel) mutable {
+      if (receiver == nullptr) receiver = factory_.f();  // the same object is run again (RC-07)
+      receiver->run(static_cast<ReceiverContext<T>&>(channel));
+    };
+  }
+  const TypeOps& block_type() const override { return type_ops<T>(); }
+  Shipped<Source> logged_source(const std::string& wal_directory, const LogHandle& handle) const override {
+    return ship<Source, LoggedRecordsSource<T>>(OperatorInfo{}, std::string(wal_directory), LogHandle(handle));
+  }
+
+ private:
+  const Fn<Factory> factory_;
+  const Duration block_interval_;
+  const Duration batch_interval_;
+};
+}  // namespace detail
 
 /// Settings of a receiver.
 struct ReceiverOptions {

@@ -100,8 +100,8 @@ DStream<std::string_view> StreamingContext::socket_text_stream(const std::string
   options.too_long_counter = context_.too_long_counter();
   options.block_interval = driver_->options().block_interval;
   options.partitions_max = partitions_max();
-  return add_input<std::string_view>(
-      "socket_text_stream", detail::make_socket_text_input(driver_->engine(), driver_->budget(), options), where);
+  return add_input<std::string_view>("socket_text_stream", detail::make_socket_text_input(driver_->budget(), options),
+                                     where);
 }
 
 DStream<std::string_view> StreamingContext::stdin_stream(Place where) const {
@@ -109,8 +109,7 @@ DStream<std::string_view> StreamingContext::stdin_stream(Place where) const {
   options.too_long_counter = context_.too_long_counter();
   options.block_interval = driver_->options().block_interval;
   options.partitions_max = partitions_max();
-  return add_input<std::string_view>(
-      "stdin_stream", detail::make_stdin_text_input(driver_->engine(), driver_->budget(), options), where);
+  return add_input<std::string_view>("stdin_stream", detail::make_stdin_text_input(driver_->budget(), options), where);
 }
 
 DStream<std::string_view> StreamingContext::text_file_stream(const std::string& directory, TextFilesOptions options,

@@ -137,7 +137,7 @@ class QueueInput : public Input {
   NodePtr rdd(Engine&, const OperatorInfoPtr& info, std::string_view choice, InputInfo& told) override {
     std::vector<NodePtr> nodes = std::exchange(chosen_, {});
     if (nodes.empty() && !choice.empty()) told.blocks_lost += Decoder(choice).varint();  // of an earlier run
-    if (nodes.empty()) return make_input_node(info, type_ops<T>(), {}, 1);
+    if (nodes.empty()) return make_input_node(info, type_ops<T>(), std::vector<detail::NodePtr>(), 1);
     return nodes.size() == 1 ? nodes[0] : make_union(info, std::move(nodes), UnionBody::How::append);
   }
 
@@ -202,22 +202,13 @@ class StreamingContext {
   DStream<T> receiver_stream(Factory factory, ReceiverOptions options = {},
                              Place where = std::source_location::current()) const {
     const auto info = driver_->engine().info("receiver_stream", where);
-    detail::Fn<Factory>{factory}.check(*info);
-    detail::ReceiverInput::Options settings;
-    settings.restart_delay = options.restart_delay;
-    auto make_channel = [budget = driver_->budget(), options = driver_->options()](
-                            detail::Engine& engine) -> std::shared_ptr<detail::ReceiverChannel> {
-      return std::make_shared<ReceiverContext<T>>(engine, budget, options.block_interval, options.interval);
-    };
-    auto body = [factory, receiver = std::shared_ptr<Receiver<T>>()](detail::ReceiverChannel& channel) mutable {
-      if (receiver == nullptr) receiver = factory();  // the same object is run again (RC-07)
-      receiver->run(static_cast<ReceiverContext<T>&>(channel));
-    };
-    return DStream<T>(driver_,
-                      driver_->add_input(info, std::make_unique<detail::ReceiverInput>(
-                                                   std::string(), type_ops<T>(), settings, partitions_max(),
-                                                   std::move(make_channel), std::move(body))),
-                      context_.default_partitions());
+    auto program = detail::ship<detail::ReceiverProgram, detail::FactoryReceiverProgram<T, Factory>>(
+        *info, detail::Fn<Factory>{factory}, Duration(driver_->options().block_interval),
+        Duration(driver_->options().interval));
+    auto input = std::make_unique<detail::ReceiverInput>(
+        std::move(program), driver_->budget(),
+        detail::ReceiverInputOptions{.restart_delay = options.restart_delay, .partitions_max = partitions_max()});
+    return DStream<T>(driver_, driver_->add_input(info, std::move(input)), context_.default_partitions());
   }
   /// The records of several streams, in this order (SC-18); all need the same slide.
   template <class T>

@@ -69,7 +69,11 @@ Executor::Executor(Runtime& runtime, ExecutorOptions options)
       options_(std::move(options)),
       blocks_(runtime, {options_.memory_bytes, options_.spill_directory}),
       changed_(runtime.condition()),
-      peers_(runtime, options_.token, [this](std::string_view message) { return answer(message); }),
+      peers_(runtime, options_.token,
+             [this](ExecutorId from, std::string_view message) { return answer(from, message); }),
+      services_(runtime, blocks_, peers_,
+                {[this](std::string_view message) { tell_driver(message); },
+                 [this](std::function<void()> work) { launch(std::move(work)); }, options_.cores}),
       pool_(runtime.executors(options_.cores)) {}
 
 Executor::~Executor() { close(); }
@@ -82,6 +86,7 @@ void Executor::close() {
     if (driver_ != nullptr) driver_->close();
     changed_->notify_all();
   }
+  services_.close();
   peers_.close();
 }
 
@@ -92,6 +97,7 @@ bool Executor::run() {
   const bool is_shut_down = read_from_driver();
   close();
   beating->join();
+  services_.join();
   peers_.stop();
   pool_.reset();  // after the tasks that run
   peers_.stop();  // what these have begun
@@ -159,6 +165,9 @@ void Executor::handle(std::string_view message) {
     case Peers::kind: return peers_.set_peers(decode_message<Peers>(message));
     case RunTask::kind: return start(decode_message<RunTask>(message));
     case StateRequest::kind: return handle_state(decode_message<StateRequest>(message));
+    case StartService::kind: return services_.start(decode_message<StartService>(message));
+    case StopService::kind: return services_.stop(decode_message<StopService>(message));
+    case ServiceMessage::kind: return services_.pass_on(decode_message<ServiceMessage>(message));
     case Cancel::kind: {
       const auto cancel = decode_message<Cancel>(message);
       const std::lock_guard lock(mutex_);
@@ -170,7 +179,7 @@ void Executor::handle(std::string_view message) {
     case Forget::kind: {
       const auto forget = decode_message<Forget>(message);
       for (const std::uint64_t shuffle : forget.shuffles) shuffles_.close(shuffle);
-      for (const std::uint64_t owner : forget.block_owners) blocks_.remove_owner(owner);
+      for (const auto& [first, last] : forget.block_owners) blocks_.remove_owners(first, last);
       states_.forget(forget.states);
       const std::lock_guard lock(mutex_);
       for (const std::uint64_t shuffle : forget.shuffles) kernels_.erase(shuffle);
@@ -240,14 +249,7 @@ void Executor::handle_state(const StateRequest& request) {
 std::optional<KeepBlock> Executor::block_message(const BlockId& block, Keep level) {
   const RestedPtr records = blocks_.get(block);
   if (records == nullptr) return std::nullopt;
-  KeepBlock message;
-  message.block = block;
-  message.level = static_cast<std::int32_t>(level);
-  Encoder type;
-  encode_type(&records->type(), type);
-  message.type = type.take();
-  message.records = encoded(*records);
-  return message;
+  return keep_block(block, *records, level);
 }
 
 // ---- Tasks
@@ -496,7 +498,7 @@ void Executor::report_lost(const TaskPtr& task, ExecutorId place) {
 
 // ---- Other executors
 
-std::string Executor::answer(std::string_view message) {
+std::string Executor::answer(ExecutorId from, std::string_view message) {
   switch (message_kind(message)) {
     case Fetch::kind: return encode_message(buckets_for(decode_message<Fetch>(message)));
     case FetchBlock::kind: {
@@ -520,7 +522,7 @@ std::string Executor::answer(std::string_view message) {
       Decoder records(block.records);
       blocks_.put(block.block, RestedRecords::decode_from(records, *decode_type(type)), static_cast<Keep>(block.level));
     } else {
-      states_.take(decode_message<StateChanges>(message));
+      states_.take(decode_message<StateChanges>(message), [&] { return peers_.has(from); });
     }
   } catch (const Error& error) {
     taken.error = error.what();

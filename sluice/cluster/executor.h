@@ -24,6 +24,7 @@
 #include "sluice/cluster/channel.h"
 #include "sluice/cluster/messages.h"
 #include "sluice/cluster/peer_connections.h"
+#include "sluice/cluster/service_keeper.h"
 #include "sluice/cluster/state_keeper.h"
 #include "sluice/core/stores.h"
 #include "sluice/core/task_runner.h"
@@ -92,7 +93,7 @@ class Executor {
   void report_lost(const TaskPtr& task, ExecutorId place);
 
   /// Of questions of other executors.
-  std::string answer(std::string_view message);
+  std::string answer(ExecutorId from, std::string_view message);
   Fetched buckets_for(const Fetch& fetch);
 
   Runtime& runtime_;
@@ -115,6 +116,7 @@ class Executor {
   std::map<std::uint64_t, Shipped<ShuffleKernel>> kernels_;
 
   PeerConnections peers_;
+  ServiceKeeper services_;
   std::unique_ptr<Executors> pool_;
 };
 

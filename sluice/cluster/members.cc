@@ -232,6 +232,7 @@ void Members::lost(const ExecutorPtr& executor) {
   if (tells) {
     std::fprintf(stderr, "sluice: executor %u (process %lld) is lost\n", executor->id,
                  static_cast<long long>(executor->pid));
+    tell_peers();  // M4
     options_.on_lost(executor->id);
   }
   {
@@ -239,7 +240,6 @@ void Members::lost(const ExecutorPtr& executor) {
     for (const auto& [number, call] : calls_) call->is_lost = call->is_lost || call->executor == executor->id;
     changed_->notify_all();
   }
-  if (tells) tell_peers();
 }
 
 std::vector<ExecutorId> Members::ready() {

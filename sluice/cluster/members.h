@@ -7,6 +7,8 @@
 //      of (`ready`).
 //  M3. `on_lost` is called once for each that has been ready or not, after it is no longer alive, and before anything
 //      that waited for it goes on.
+//  M4. What is done because an executor is lost comes after the others have been told: what it has sent them and they
+//      have not looked at is not looked at any more.
 #pragma once
 
 #include <cstddef>

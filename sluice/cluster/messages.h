@@ -15,6 +15,7 @@
 
 #include "sluice/core/codec.h"
 #include "sluice/core/state.h"
+#include "sluice/core/stores.h"
 #include "sluice/core/task_runner.h"
 #include "sluice/runtime/errors.h"
 
@@ -104,7 +105,8 @@ struct RunTask {
 struct Forget {
   static constexpr std::uint8_t kind = 5;
   std::vector<std::uint64_t> shuffles;
-  std::vector<std::uint64_t> block_owners;
+  /// From the first to the second.
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> block_owners;
   std::vector<std::pair<std::uint64_t, std::uint32_t>> states;
 };
 
@@ -181,6 +183,43 @@ struct Shared {
   std::string error;
   std::string bytes;
 };
+
+/// A service begins on the executor (core/service.h).
+struct StartService {
+  static constexpr std::uint8_t kind = 21;
+  std::uint64_t id = 0;
+  /// Its blocks are kept on two executors.
+  bool copies = true;
+  /// Shipped<ServiceMaker>.
+  std::string maker;
+};
+
+/// It is to end.
+struct StopService {
+  static constexpr std::uint8_t kind = 22;
+  std::uint64_t id = 0;
+};
+
+/// Of a service to the driver, or of the driver to a service.
+struct ServiceMessage {
+  static constexpr std::uint8_t kind = 23;
+  std::uint64_t id = 0;
+  /// Number of the block that comes with it (service_block); 0: none. It lies where the service runs and on `copy`.
+  std::uint32_t block = 0;
+  ExecutorId copy = 0;
+  std::string text;
+};
+
+/// The last message of a service.
+struct ServiceEnded {
+  static constexpr std::uint8_t kind = 24;
+  std::uint64_t id = 0;
+  /// Empty: as it should.
+  std::string why;
+};
+
+/// A block of a service. Engines give out ids from 1 on; those from 2^32 on are of such blocks.
+inline BlockId service_block(std::uint64_t service, std::uint32_t number) { return {(service << 32) | number, 0}; }
 
 /// The executor lives.
 struct Heartbeat {
@@ -280,6 +319,12 @@ std::string encoded(const T& value) {
   Encoder out;
   value.encode_to(out);
   return out.take();
+}
+
+inline KeepBlock keep_block(const BlockId& block, const RestedRecords& records, Keep level) {
+  Encoder type;
+  encode_type(&records.type(), type);
+  return {0, block, static_cast<std::int32_t>(level), type.take(), encoded(records)};
 }
 
 template <class M>

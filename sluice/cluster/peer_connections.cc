@@ -84,6 +84,20 @@ void PeerConnections::set_peers(Peers peers) {
   }
 }
 
+std::vector<ExecutorId> PeerConnections::others() {
+  const std::lock_guard lock(mutex_);
+  std::vector<ExecutorId> ids;
+  for (const auto& [id, address] : peers_) {
+    if (id != own_) ids.push_back(id);
+  }
+  return ids;
+}
+
+bool PeerConnections::has(ExecutorId id) {
+  const std::lock_guard lock(mutex_);
+  return peers_.contains(id);
+}
+
 // ---- Asking
 
 std::uint64_t PeerConnections::next_request() {
@@ -233,7 +247,7 @@ void PeerConnections::serve(const std::shared_ptr<Served>& served) {
       while (welcome.refusal.empty()) {
         const auto message = channel.receive();
         if (!message.has_value()) break;
-        channel.send(answer_(*message));
+        channel.send(answer_(served->from, *message));
       }
     }
   } catch (const Error&) {

@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "sluice/cluster/channel.h"
 #include "sluice/cluster/messages.h"
@@ -24,8 +25,8 @@ namespace sluice::detail {
 /// See the head of this file. Threads: safe from all threads.
 class PeerConnections {
  public:
-  /// The answer to a message, on a thread of the connection.
-  using Answer = std::function<std::string(std::string_view message)>;
+  /// The answer to a message of that executor, on a thread of the connection.
+  using Answer = std::function<std::string(ExecutorId from, std::string_view message)>;
   PeerConnections(Runtime& runtime, std::string token, Answer answer);
   ~PeerConnections();
   PeerConnections(const PeerConnections&) = delete;
@@ -37,6 +38,10 @@ class PeerConnections {
   void start(ExecutorId own);
   /// Connections to those that are not there any more are given up.
   void set_peers(Peers peers);
+
+  /// Those that can be asked, in the order of their ids.
+  std::vector<ExecutorId> others();
+  bool has(ExecutorId id);
 
   /// Gets the answer, or nullopt when the connection ends before; on any thread, or before `ask` returns. Must not
   /// throw or wait.

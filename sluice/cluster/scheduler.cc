@@ -87,6 +87,15 @@ ClusterScheduler::ClusterScheduler(Engine& engine, std::unique_ptr<ClusterManage
   members_ =
       std::make_unique<Members>(runtime_, runtime_.transport().listen(manager_->driver_address()), std::move(members));
   slots_ = std::make_unique<Slots>(*members_, options_.copy_state);
+  services_ = std::make_unique<ServicePlaces>(
+      *members_, ServicePlaces::Options{options_.start_time_max, options_.copy_blocks,
+                                        [this](const BlockId& block, ExecutorId executor, ExecutorId copy) {
+                                          on_service_block(block, executor, copy);
+                                        },
+                                        [this](const BlockId& first, const BlockId& last) {
+                                          const std::lock_guard lock(mutex_);
+                                          forget_.block_owners.emplace_back(first.owner, last.owner);
+                                        }});
   each.driver = members_->address().text;
   manager_->run_executors(each, options_.executors);
   if (members_->wait_for(options_.executors, options_.start_time_max)) return;
@@ -218,7 +227,10 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ru
         return 0;
       }
       const std::vector<ExecutorId>& at = found->second.executors;
-      if (executor == 0) executor = at.front();
+      if (executor == 0) {
+        executor = *std::min_element(at.begin(), at.end(),
+                                     [this](ExecutorId a, ExecutorId b) { return loads_[a] < loads_[b]; });
+      }
       const bool is_here = std::find(at.begin(), at.end(), executor) != at.end();
       if (!is_here) message.blocks.push_back({block->block, at.front()});
     }
@@ -288,6 +300,7 @@ void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage,
     // One that a lost executor may still be at has another number: what writes files under it does not meet.
     message.attempt = lost_executors_ * options_.task_tries + attempt;
     tickets_[message.ticket] = {round, task, executor};
+    ++loads_[executor];
     round->given[task] = {executor, message.copy_at, message.block_copy_at};
     ++round->left;
   }
@@ -297,6 +310,7 @@ void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage,
   // It was lost before it had the ticket, perhaps: then nobody would ever say so.
   const std::lock_guard lock(mutex_);
   if (tickets_.erase(message.ticket) == 0) return;
+  loads_.erase(executor);
   outcome.place_lost = true;
   round->has_lost_executor = true;
   --round->left;
@@ -311,6 +325,12 @@ void ClusterScheduler::on_message(ExecutorId executor, std::string_view bytes) {
       answer.error = error.details().why;
     }
     return members_->send(executor, encode_message(answer));
+  }
+  if (message_kind(bytes) == ServiceMessage::kind) {
+    return services_->on_message(executor, decode_message<ServiceMessage>(bytes));
+  }
+  if (message_kind(bytes) == ServiceEnded::kind) {
+    return services_->on_ended(executor, decode_message<ServiceEnded>(bytes));
   }
   const auto message = decode_message<TaskDone>(bytes);
   // Decoded without the lock: it may be much.
@@ -354,14 +374,28 @@ void ClusterScheduler::on_message(ExecutorId executor, std::string_view bytes) {
   if (message.place == given.block_copy) given.block_copy = 0;
   round.outcomes[ticket->second.task] = std::move(outcome);
   --round.left;
+  --loads_[executor];
   tickets_.erase(ticket);
   changed_->notify_all();
 }
 
+// They are removed with their lease, as cached partitions are.
+void ClusterScheduler::on_service_block(const BlockId& block, ExecutorId executor, ExecutorId copy) {
+  const std::lock_guard lock(mutex_);
+  BlockPlaces& places = block_places_[block];
+  places.executors.push_back(executor);
+  if (copy != 0 && members_->is_alive(copy)) places.executors.push_back(copy);
+  places.twice = options_.copy_blocks;
+  lacks_copies_ = lacks_copies_ || (places.twice && places.executors.size() < 2);
+  engine_.blocks().put_elsewhere(block);
+}
+
 void ClusterScheduler::on_lost(ExecutorId executor) {
   slots_->lost(executor);
+  services_->lost(executor);
   const std::lock_guard lock(mutex_);
   ++lost_executors_;
+  loads_.erase(executor);
   for (auto& [shuffle, places] : shuffle_places_) {
     for (std::size_t map = 0; map < places.size(); ++map) {
       if (places[map] != executor) continue;
@@ -373,7 +407,7 @@ void ClusterScheduler::on_lost(ExecutorId executor) {
     const bool had_it = std::erase(place->second.executors, executor) > 0;
     lacks_copies_ = lacks_copies_ || (had_it && place->second.twice);
     if (place->second.executors.empty()) {
-      if (place->second.twice) lost_for_good_.insert(place->first);
+      if (place->second.is_needed) lost_for_good_.insert(place->first);
       engine_.blocks().lose(place->first);
       place = block_places_.erase(place);
     } else {
@@ -413,7 +447,7 @@ void ClusterScheduler::adopt(const TaskProgram& task, TaskOutcome& outcome, cons
     } else if (const auto* block = std::get_if<WriteBlock>(&output.what)) {
       is_first = engine_.blocks().put_elsewhere(block->block) || is_first;
       BlockPlaces& places = block_places_[block->block];
-      places.twice = block->twice;
+      places.twice = places.is_needed = block->twice;
       if (places.executors.empty()) places.executors.push_back(executor);
       if (block->twice && copy != 0 && members_->is_alive(copy) && places.executors.size() == 1 &&
           places.executors[0] == executor) {
@@ -449,7 +483,7 @@ void ClusterScheduler::remove_blocks(std::uint64_t owner) {
   const auto end = block_places_.lower_bound({owner + 1, 0});
   if (begin == end) return;
   block_places_.erase(begin, end);
-  forget_.block_owners.push_back(owner);
+  forget_.block_owners.emplace_back(owner, owner);
 }
 
 void ClusterScheduler::forget() {

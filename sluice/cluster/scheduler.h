@@ -23,6 +23,7 @@
 #include "sluice/cluster/manager.h"
 #include "sluice/cluster/members.h"
 #include "sluice/cluster/messages.h"
+#include "sluice/cluster/service_places.h"
 #include "sluice/cluster/slots.h"
 #include "sluice/core/engine.h"
 
@@ -42,6 +43,8 @@ struct ClusterOptions {
   Duration start_time_max = std::chrono::seconds(30);
   /// Keep a second copy of state.
   bool copy_state = true;
+  /// Keep a second copy of the blocks of receivers.
+  bool copy_blocks = true;
 };
 
 /// See the head of this file, and TaskRunner. Threads: state is worked on by one at a time.
@@ -61,6 +64,10 @@ class ClusterScheduler final : public TaskRunner {
   void completed(Time batch) override;
   bool has_state_elsewhere() const override { return true; }
   bool take_state_moved() override { return slots_->take_moved(); }
+  bool runs_services() const override { return true; }
+  std::unique_ptr<RunningService> start_service(const Shipped<ServiceMaker>& maker, ServiceEvents events) override {
+    return services_->start(engine_.next_id(), maker, std::move(events));
+  }
   Counters counters() const override { return {tasks_.load(), failed_attempts_.load()}; }
 
   Members& members() { return *members_; }
@@ -77,6 +84,7 @@ class ClusterScheduler final : public TaskRunner {
 
   void on_message(ExecutorId executor, std::string_view message);
   void on_lost(ExecutorId executor);
+  void on_service_block(const BlockId& block, ExecutorId executor, ExecutorId copy);
   void dispatch(const TaskProgram& program, const TaskId& stage, std::uint32_t task, unsigned attempt,
                 const std::shared_ptr<Round>& round);
   ExecutorId place(const TaskProgram& task, unsigned attempt, RunTask& message, TaskOutcome& outcome);
@@ -101,14 +109,18 @@ class ClusterScheduler final : public TaskRunner {
   std::unique_ptr<Condition> changed_;
   std::uint64_t last_ticket_ = 0;
   std::map<std::uint64_t, Ticket> tickets_;
+  /// How many of them each executor has.
+  std::map<ExecutorId, std::size_t> loads_;
   /// By map partition; 0: it is missing.
   std::map<std::uint64_t, std::vector<ExecutorId>> shuffle_places_;
   struct BlockPlaces {
     std::vector<ExecutorId> executors;
     bool twice = false;
+    /// It cannot be made again.
+    bool is_needed = false;
   };
   std::map<BlockId, BlockPlaces> block_places_;
-  /// Blocks that were kept twice, because they cannot be made again.
+  /// Blocks that were needed.
   std::set<BlockId> lost_for_good_;
   /// A block that is kept twice lies on one executor only, perhaps.
   bool lacks_copies_ = false;
@@ -122,6 +134,7 @@ class ClusterScheduler final : public TaskRunner {
   std::atomic<std::uint64_t> failed_attempts_{0};
   // Ended in this order: no executor, nobody who listens to one, what they are told.
   std::unique_ptr<Slots> slots_;
+  std::unique_ptr<ServicePlaces> services_;
   std::unique_ptr<Members> members_;
   std::unique_ptr<ClusterManager> manager_;
 };

@@ -93,9 +93,10 @@ std::vector<StateChanges> StateKeeper::changes_of(const TaskProgram& task,
 
 // ---- For other executors
 
-void StateKeeper::take(StateChanges&& changes) {
+void StateKeeper::take(StateChanges&& changes, const std::function<bool()>& is_peer) {
   const Key key{changes.operation, changes.partition};
   const std::lock_guard lock(mutex_);
+  if (!is_peer()) throw missing("its executor is lost");
   if (!changes.maker.empty()) {
     kept_[key] = Kept{make(changes.maker, changes.partition), 0, {}, 0};
   }

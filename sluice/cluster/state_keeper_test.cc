@@ -79,7 +79,7 @@ class StateKeeperTest : public ::testing::Test {
     const std::vector<std::uint64_t> known = is_first ? std::vector<std::uint64_t>{} : std::vector{operation};
     ASSERT_TRUE(owner.prepare(task(batch), known));
     state(owner).run(batch);
-    for (StateChanges& changes : owner.changes_of(task(batch), known)) copy.take(std::move(changes));
+    for (StateChanges& changes : owner.changes_of(task(batch), known)) copy.take(std::move(changes), [] { return true; });
   }
   static StateReply ask(StateKeeper& keeper, What what, std::int64_t number, bool of_copy = false,
                         std::int64_t frozen = 0) {
@@ -141,7 +141,16 @@ TEST_F(StateKeeperTest, StateThatMustBeThereIsNotMadeAnew) {
   EXPECT_NE(ask(keeper, What::freeze, 10).error, "");
   StateChanges changes;
   changes.operation = operation;
-  EXPECT_THROW(keeper.take(std::move(changes)), Error);
+  EXPECT_THROW(keeper.take(std::move(changes), [] { return true; }), Error);
+}
+
+TEST_F(StateKeeperTest, WhatALostExecutorHasSentIsNotTakenIn) {
+  StateKeeper owner;
+  StateKeeper copy;
+  run(owner, copy, 1, true);
+  for (StateChanges& changes : owner.changes_of(task(2), {operation})) {
+    EXPECT_THROW(copy.take(std::move(changes), [] { return false; }), Error);
+  }
 }
 
 TEST_F(StateKeeperTest, TheCopyTellsCheckpointsWhatIsNewSinceTheLast) {
@@ -188,7 +197,7 @@ TEST_F(StateKeeperTest, AThirdOneGetsAllOfItAndRolesChange) {
   request.operation = operation;
   request.batch = 20;
   request.maker = encoded(maker());
-  third.take(owner.whole(request));
+  third.take(owner.whole(request), [] { return true; });
   EXPECT_EQ(ask(third, What::promote, 20).error, "");
   EXPECT_EQ(ask(owner, What::demote, 20).error, "");
   EXPECT_EQ(ask(owner, What::demote, 20).error, "") << "it has done so already";

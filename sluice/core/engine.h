@@ -139,6 +139,9 @@ NodePtr make_zip(OperatorInfoPtr info, const TypeOps& type, std::vector<NodePtr>
                  bool by_key, std::int64_t batch = 0, Shipped<StateMaker> state = {});
 /// `twice`: on a cluster it is kept on two executors, because it cannot be made again when it is lost.
 NodePtr make_cached(Engine& engine, NodePtr parent, Keep level, bool twice = false);
+/// A block of a service (service.h), one partition, removed with the lease. Where it is lost it is made of `parent`,
+/// which has one partition, too.
+NodePtr make_kept_block(NodePtr parent, std::shared_ptr<BlockLease> lease);
 /// Computes the parent and gives nothing.
 NodePtr make_discard(OperatorInfoPtr info, NodePtr parent);
 

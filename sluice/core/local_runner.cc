@@ -62,6 +62,10 @@ void LocalRunner::reserve_cores(long cores) {
   task_cores_ = static_cast<std::size_t>(left);
 }
 
+std::unique_ptr<RunningService> LocalRunner::start_service(const Shipped<ServiceMaker>&, ServiceEvents) {
+  throw Error(Code::no_executors, {.why = "services run on executors only"});
+}
+
 std::vector<TaskOutcome> LocalRunner::run(const std::vector<TaskProgram>& tasks, const TaskId& stage,
                                           const std::atomic<bool>* cancelled) {
   std::vector<TaskOutcome> outcomes(tasks.size());

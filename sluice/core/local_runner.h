@@ -32,6 +32,8 @@ class LocalRunner final : public TaskRunner {
   void completed(Time) override {}
   bool has_state_elsewhere() const override { return false; }
   bool take_state_moved() override { return false; }
+  bool runs_services() const override { return false; }
+  std::unique_ptr<RunningService> start_service(const Shipped<ServiceMaker>& maker, ServiceEvents events) override;
   Counters counters() const override { return {tasks_.load(), failed_attempts_.load()}; }
 
  private:

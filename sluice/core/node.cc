@@ -121,6 +121,14 @@ NodePtr make_cached(Engine& engine, NodePtr parent, Keep level, bool twice) {
   return node;
 }
 
+NodePtr make_kept_block(NodePtr parent, std::shared_ptr<BlockLease> lease) {
+  const OperatorInfoPtr info = parent->info;
+  const TypeOps& type = *parent->type;
+  auto node = make_node(info, type, {std::move(parent)}, 1);
+  node->body = CachedBody{std::move(lease), Keep::memory_and_disk, false};
+  return node;
+}
+
 namespace {
 class DiscardKernel : public Kernel {
  public:

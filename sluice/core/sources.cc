@@ -1,5 +1,7 @@
 #include "sluice/core/sources.h"
 
+#include <algorithm>
+
 #include "sluice/core/text_reader.h"
 
 #if defined(__SSE2__)
@@ -65,6 +67,18 @@ void push_lines(TaskContext& task, std::string_view text, Pipe& out) {
   }
   if (line != end) lines.add(line, end);
   lines.flush();
+}
+
+RestedPtr lines_at_rest(std::string_view text) {
+  auto lines = std::make_shared<RestedRecords>(type_ops<std::string_view>());
+  while (!text.empty()) {
+    const std::size_t end = std::min(text.find('\n'), text.size());
+    std::string_view line = text.substr(0, end);
+    text.remove_prefix(std::min(end + 1, text.size()));
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    lines->append(&line, 1);
+  }
+  return lines;
 }
 
 void TextRangeSource::read(const OpenAt& at, Pipe& out) const {

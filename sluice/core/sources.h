@@ -34,6 +34,9 @@ class CollectionSource : public Source {
 /// Returns early when the pipe is full.
 void push_lines(TaskContext& task, std::string_view text, Pipe& out);
 
+/// The same lines, copied.
+RestedPtr lines_at_rest(std::string_view text);
+
 /// What a text file source reads: a range of bytes of a file. A line belongs to the range in which it begins.
 struct TextRange {
   std::string path;

@@ -353,13 +353,13 @@ bool BlockStore::has(const BlockId& id) {
   return blocks_.contains(id);
 }
 
-void BlockStore::remove_owner(std::uint64_t owner) {
+void BlockStore::remove_owners(std::uint64_t first, std::uint64_t last) {
   std::vector<RestedPtr> freed;
   std::vector<BlockId> on_disk;
   {
     const std::lock_guard lock(mutex_);
-    auto it = blocks_.lower_bound({owner, 0});
-    while (it != blocks_.end() && it->first.owner == owner) {
+    auto it = blocks_.lower_bound({first, 0});
+    while (it != blocks_.end() && it->first.owner <= last) {
       Block& block = it->second;
       if (block.used != least_recent_.end()) {
         least_recent_.erase(block.used);

@@ -114,7 +114,9 @@ class BlockStore {
   RestedPtr get(const BlockId& id);
   bool has(const BlockId& id);
   /// Removes all blocks of an owner, whose id must not be used again.
-  void remove_owner(std::uint64_t owner);
+  void remove_owner(std::uint64_t owner) { remove_owners(owner, owner); }
+  /// The same for all owners from the first to the last.
+  void remove_owners(std::uint64_t first, std::uint64_t last);
 
   std::size_t memory_bytes();
   /// Partitions that left memory, were written to disk, could not be written, or were found damaged there, so far.

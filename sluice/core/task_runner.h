@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "sluice/core/program.h"
+#include "sluice/core/service.h"
 #include "sluice/core/state.h"
 #include "sluice/runtime/clock.h"
 
@@ -59,6 +60,12 @@ class TaskRunner {
   /// True when, since the last call, state was taken over by who does not know what has changed since a checkpoint: the
   /// next one has to write all of it.
   virtual bool take_state_moved() = 0;
+
+  /// Services run elsewhere: see service.h. False: whoever would start one does its work in this process.
+  virtual bool runs_services() const = 0;
+  /// Starts a service on the executor that has the fewest; waits for one if there is none. Only where services run.
+  /// Errors: SLU-212 none has come in time.
+  virtual std::unique_ptr<RunningService> start_service(const Shipped<ServiceMaker>& maker, ServiceEvents events) = 0;
 
   struct Counters {
     std::uint64_t tasks = 0;

@@ -65,14 +65,14 @@ class CheckpointDirectory::Recorder : public BlockRecorder {
  public:
   Recorder(Log& wal, Journal& journal, std::size_t input) : wal_(wal), journal_(journal), input_(input) {}
 
-  std::uint64_t record(const RecordedBlock& block, const MemoryBlock& bytes) override {
+  Recorded record(const RecordedBlock& block, const MemoryBlock& bytes) override {
     RecordedBlock recorded = block;
     const LogPosition logged = wal_.append({}, bytes);
     recorded.handle = logged.handle;
     const LogPosition named = journal_.block(input_, recorded);
     const std::lock_guard lock(mutex_);
     places_[named.end] = logged.end;
-    return named.end;
+    return {named.end, logged.handle};
   }
   void wait_durable(std::uint64_t place) override {
     if (planted_bug("told-before-durable")) return;

@@ -434,7 +434,7 @@ TEST_F(CheckpointDirectoryTest, BlocksAreReadBackByTheNextRun) {
     block.records = 3;
     block.stored = at(1);
     block.position = "position 1";
-    recorder->wait_durable(recorder->record(block, {bytes, *bytes}));
+    recorder->wait_durable(recorder->record(block, {bytes, *bytes}).place);
   });
   sim_.crash_disk();
   fiber([&] {

@@ -504,6 +504,9 @@ void Driver::tell_receiver_events() {
 void Driver::choose_inputs(const Batch& batch, BatchInfo& told) {
   std::vector<std::string> choices(inputs_.size());
   std::vector<std::vector<std::uint64_t>> blocks(inputs_.size());
+  if (batch.recorded == nullptr && !batch.empty) {
+    for (InputSlot& slot : inputs_) slot.input->prepare(batch.time);
+  }
   for (std::size_t i = 0; i < inputs_.size(); ++i) {
     InputSlot& slot = inputs_[i];
     told.inputs.emplace_back();

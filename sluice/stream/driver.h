@@ -32,6 +32,7 @@
 #include "sluice/stream/checkpoint_directory.h"
 #include "sluice/stream/events.h"
 #include "sluice/stream/input.h"
+#include "sluice/stream/received_blocks.h"
 #include "sluice/stream/state_database.h"
 
 namespace sluice::detail {

@@ -6,21 +6,33 @@
 
 namespace sluice::detail {
 
-std::unique_ptr<Input> make_socket_text_input(Engine&, std::shared_ptr<ReceiverBudget> budget,
+namespace {
+
+class SocketTextProgram : public TextReceiverProgram {
+ public:
+  explicit SocketTextProgram(const SocketTextOptions& options)
+      : TextReceiverProgram(options.block_interval, {options.line_bytes_max, options.too_long_counter}),
+        address_(Address::tcp(options.host, options.port)),
+        connect_timeout_(options.connect_timeout) {}
+
+  void receive(TextReceiverChannel& channel) const override {
+    channel.receive_from(address_, connect_timeout_);
+    if (!channel.stopped()) channel.report_error(address_.text + ": the server has closed the connection");
+  }
+
+ private:
+  const Address address_;
+  const Duration connect_timeout_;
+};
+
+}  // namespace
+
+std::unique_ptr<Input> make_socket_text_input(std::shared_ptr<ReceiverBudget> budget,
                                               const SocketTextOptions& options) {
-  TextReceiverOptions receiver;
-  receiver.argument = Address::tcp(options.host, options.port).text;
-  receiver.restart_delay = options.restart_delay;
-  receiver.block_interval = options.block_interval;
-  receiver.read = {options.line_bytes_max, options.too_long_counter};
-  receiver.partitions_max = options.partitions_max;
-  return make_text_receiver(std::move(budget), receiver,
-                            [address = Address::tcp(options.host, options.port),
-                             timeout = options.connect_timeout](TextReceiverChannel& channel) {
-                              channel.receive_from(address, timeout);
-                              if (!channel.stopped())
-                                channel.report_error(address.text + ": the server has closed the connection");
-                            });
+  return std::make_unique<ReceiverInput>(
+      ship<ReceiverProgram, SocketTextProgram>(OperatorInfo{}, SocketTextOptions(options)), std::move(budget),
+      ReceiverInputOptions{Address::tcp(options.host, options.port).text, options.restart_delay,
+                           options.partitions_max});
 }
 
 }  // namespace sluice::detail

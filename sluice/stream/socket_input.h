@@ -14,7 +14,7 @@
 #include <memory>
 #include <string>
 
-#include "sluice/stream/input.h"
+#include "sluice/stream/received_blocks.h"
 
 namespace sluice::detail {
 
@@ -38,11 +38,11 @@ struct SocketTextOptions {
 /// The lines that come from `host:port`, ends "\n" and "\r\n" cut off. An unfinished line at the end of a connection is
 /// a line; the next connection begins a new one.
 ///
-/// Guarantee: none against loss: what was received and not processed is lost with the process (IN-04).
+/// Guarantee: what is not in a block yet is lost with the process that receives (IN-04); blocks are as safe as the
+///            log and the copies that there are.
 /// Limits:    while stored bytes are over the budget nothing is read, which the server sees as a full connection.
-/// Threads:   call anywhere; one receiver thread from `start` on, and one core.
+/// Threads:   call anywhere; one receiver thread from `start` on, here or on an executor, and one core.
 /// Errors:    all are told as receiver errors, then the connection is made again.
-std::unique_ptr<Input> make_socket_text_input(Engine& engine, std::shared_ptr<ReceiverBudget> budget,
-                                              const SocketTextOptions& options);
+std::unique_ptr<Input> make_socket_text_input(std::shared_ptr<ReceiverBudget> budget, const SocketTextOptions& options);
 
 }  // namespace sluice::detail

@@ -20,6 +20,7 @@ namespace sluice::detail {
 namespace {
 
 NodePtr batch_of(Input& input, Engine& engine, const OperatorInfoPtr& info, Time time, InputInfo& told) {
+  input.prepare(time);
   return input.rdd(engine, info, input.choose(engine, time, told), told);
 }
 
@@ -67,7 +68,7 @@ struct Stream {
   }
   ~Stream() { stop(); }
   void start() {
-    input = make_socket_text_input(*engine, budget, socket);
+    input = make_socket_text_input(budget, socket);
     input->start(*engine, {});
   }
   void stop() {
@@ -385,6 +386,18 @@ TEST(SocketInputSimulation, GivesAPrefixOfEachConnection) {
   EXPECT_GT(cuts, 100u);
 }
 
+class OneConnection : public TextReceiverProgram {
+ public:
+  explicit OneConnection(std::string address) : TextReceiverProgram(200ms, {}), address_(std::move(address)) {}
+  void receive(TextReceiverChannel& channel) const override {
+    channel.receive(channel.runtime().transport().connect(Address{address_}, Time::max()));
+    channel.end_of_input();
+  }
+
+ private:
+  const std::string address_;
+};
+
 // Any byte stream can be received; one that ends for good ends the input.
 TEST(TextReceiver, EndsWithItsInput) {
   testing::Simulation sim(3);
@@ -392,12 +405,8 @@ TEST(TextReceiver, EndsWithItsInput) {
     const auto engine = std::make_shared<Engine>(sim, EngineOptions{});
     const auto budget = std::make_shared<ReceiverBudget>(sim, 1 << 20);
     const auto listener = sim.transport().listen(Address::tcp("127.0.0.1", 0));
-    TextReceiverOptions options;
-    options.block_interval = 200ms;
-    const auto input = make_text_receiver(budget, options, [&](TextReceiverChannel& channel) {
-      channel.receive(sim.transport().connect(listener->address(), Time::max()));
-      channel.end_of_input();
-    });
+    const std::unique_ptr<Input> input = std::make_unique<ReceiverInput>(
+        ship<ReceiverProgram, OneConnection>(OperatorInfo{}, listener->address().text), budget, ReceiverInputOptions{});
     input->start(*engine, {});
     const auto server = listener->accept(Time::max());
     server->write(std::string_view("one\ntwo"), Time::max());

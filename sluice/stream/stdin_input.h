@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "sluice/stream/input.h"
+#include "sluice/stream/received_blocks.h"
 
 namespace sluice::detail {
 
@@ -30,8 +30,7 @@ struct StdinTextOptions {
 /// input is told as a receiver error and ends it, too: it cannot be opened again.
 ///
 /// Limits:  while stored bytes are over the budget nothing is read, so the program that writes to the pipe waits.
-/// Threads: one receiver thread from `start` on, and one core. One such input a process.
-std::unique_ptr<Input> make_stdin_text_input(Engine& engine, std::shared_ptr<ReceiverBudget> budget,
-                                             StdinTextOptions options);
+/// Threads: one receiver thread of the driver from `start` on, and one core. One such input a process.
+std::unique_ptr<Input> make_stdin_text_input(std::shared_ptr<ReceiverBudget> budget, const StdinTextOptions& options);
 
 }  // namespace sluice::detail

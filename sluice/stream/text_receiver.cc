@@ -19,48 +19,74 @@ static_assert(room_bytes_min * 4 <= buffer_bytes_min);
 // A peer that sends a line at a time may not make the list of marks longer than its text.
 constexpr std::size_t marks_max = 4096;
 
-/// Lines of a received block.
+/// A received block: one record.
 class ReceivedTextSource : public Source {
  public:
-  ReceivedTextSource(MemoryBlock block, TextReadOptions options) : block_(std::move(block)), options_(options) {}
-  void read(const OpenAt& at, Pipe& out) const override { push_lines_within(at, block_.bytes, options_, out); }
+  explicit ReceivedTextSource(MemoryBlock block) : block_(std::move(block)) {}
+  void read(const OpenAt&, Pipe& out) const override { out.push(&block_.bytes, 1); }
 
  private:
   MemoryBlock block_;
-  TextReadOptions options_;
 };
 
-/// Lines of a block in the write-ahead log.
+/// The same out of the write-ahead log.
 class LoggedTextSource : public Source {
  public:
-  LoggedTextSource(std::string directory, LogHandle handle, TextReadOptions options)
-      : directory_(std::move(directory)), handle_(handle), options_(options) {}
+  LoggedTextSource(std::string directory, LogHandle handle) : directory_(std::move(directory)), handle_(handle) {}
   void read(const OpenAt& at, Pipe& out) const override {
     const std::string bytes = read_log_record(at.task.environment().runtime.files(), directory_, handle_);
-    push_lines_within(at, bytes, options_, out);
+    const std::string_view text = bytes;
+    out.push(&text, 1);
   }
 
  private:
   std::string directory_;
   LogHandle handle_;
-  TextReadOptions options_;
+};
+
+/// Texts in, their lines out.
+class CutLinesKernel : public Kernel {
+ public:
+  explicit CutLinesKernel(TextReadOptions options) : options_(options) {}
+  std::unique_ptr<Pipe> open(const OpenAt& at, Pipe& next) const override {
+    return std::make_unique<CutLines>(at, options_, next);
+  }
+
+ private:
+  class CutLines : public Pipe {
+   public:
+    CutLines(const OpenAt& at, const TextReadOptions& options, Pipe& next) : at_(at), options_(options), next_(next) {}
+    void push(const void* records, std::size_t count) override {
+      const auto* texts = static_cast<const std::string_view*>(records);
+      for (std::size_t i = 0; i < count; ++i) push_lines_within(at_, texts[i], options_, next_);
+    }
+    void finish() override { next_.finish(); }
+    bool full() const override { return next_.full(); }
+
+   private:
+    const OpenAt at_;
+    const TextReadOptions& options_;
+    Pipe& next_;
+  };
+
+  const TextReadOptions options_;
 };
 
 }  // namespace
 
-TextReceiverChannel::TextReceiverChannel(Engine& engine, std::shared_ptr<ReceiverBudget> budget,
-                                         Duration block_interval, TextReadOptions options)
-    : ReceiverChannel(engine, std::move(budget), block_interval), options_(options), next_bytes_(buffer_bytes_min) {}
+TextReceiverChannel::TextReceiverChannel(const ReceiverPlace& place, Duration block_interval,
+                                         std::uint64_t line_bytes_max)
+    : ReceiverChannel(place, block_interval), line_bytes_max_(line_bytes_max), next_bytes_(buffer_bytes_min) {}
 
 void TextReceiverChannel::receive_from(const Address& address, Duration connect_timeout) {
   std::shared_ptr<Connection> connection;
   {
-    const std::shared_ptr<Connector> connector = runtime().transport().connector(address);
+    const std::shared_ptr<Connector> connector = runtime_.transport().connector(address);
     const StopCloses stop_closes(*this, &TextReceiverChannel::connector_, connector);
     // Looked at after the connector was made known: a stop since then closes it.
     if (stopped()) return;
     try {
-      connection = connector->connect(runtime().clock().now() + connect_timeout);
+      connection = connector->connect(runtime_.clock().now() + connect_timeout);
     } catch (const Error&) {
       if (stopped()) return;
       throw;
@@ -77,7 +103,7 @@ void TextReceiverChannel::receive(const std::shared_ptr<Connection>& connection)
       const std::optional<std::size_t> got = connection->read(make_room(), seal_due());
       if (got.has_value() && *got == 0) break;
       if (got.has_value() && !take_in(*got)) return;
-      if (seal_due() <= runtime().clock().now()) seal();
+      if (seal_due() <= runtime_.clock().now()) seal();
     }
   } catch (const Error&) {
     if (stopped()) return;
@@ -103,7 +129,7 @@ void TextReceiverChannel::request_stop() {
 // Where the next bytes go. A full buffer is sealed; its unfinished line moves to the beginning of the next one.
 std::span<char> TextReceiverChannel::make_room() {
   if (memory_ == nullptr || memory_->size() - 1 - end_ < room_bytes_min) {
-    const Time now = runtime().clock().now();
+    const Time now = runtime_.clock().now();
     seal();
     const bool filled_fast = memory_ != nullptr && now - buffer_begun_ < block_interval_;
     next_bytes_ = filled_fast ? std::min(next_bytes_ * 2, buffer_bytes_max) : buffer_bytes_min;
@@ -138,7 +164,7 @@ bool TextReceiverChannel::add_lines(std::size_t whole) {
   {
     const std::lock_guard lock(mutex_);
     whole_ = whole;
-    marks_.push_back({runtime().clock().now(), whole});
+    marks_.push_back({runtime_.clock().now(), whole});
     many = marks_.size() >= marks_max;
   }
   if (many) seal();
@@ -157,8 +183,8 @@ void TextReceiverChannel::end_line() {
 // Of an unfinished line over the limit so much is kept that it is still over it, also when it ends with "\r\n" (T4).
 void TextReceiverChannel::cut_long_line() {
   const std::size_t bytes = end_ - whole_;
-  if (bytes < 2 || bytes - 2 < options_.line_bytes_max) return;
-  end_ = whole_ + static_cast<std::size_t>(options_.line_bytes_max) + 2;
+  if (bytes < 2 || bytes - 2 < line_bytes_max_) return;
+  end_ = whole_ + static_cast<std::size_t>(line_bytes_max_) + 2;
   dropping_ = true;
 }
 
@@ -187,27 +213,34 @@ void TextReceiverChannel::seal_until(Time time) {
   const Mark last = *(after - 1);
   marks_.erase(marks_.begin(), after);
   const std::size_t bytes = last.end - sealed_;
-  MemoryBlock block{memory_, std::string_view(memory_->data() + sealed_, bytes)};
+  const MemoryBlock text{memory_, std::string_view(memory_->data() + sealed_, bytes)};
   sealed_ = last.end;
-  put_block(
-      {ship<Source, ReceivedTextSource>(OperatorInfo{}, block, options_), bytes, 0, [&] { return std::move(block); }},
-      last.time);
+  NewBlock block{ship<Source, ReceivedTextSource>(OperatorInfo{}, text), bytes};
+  block.rested = [text] {
+    auto rested = std::make_shared<RestedRecords>(type_ops<std::string_view>());
+    rested->append(&text.bytes, 1);
+    return rested;
+  };
+  block.logged = [text] { return text; };
+  put_block(std::move(block), last.time);
 }
 
-Shipped<Source> TextReceiverChannel::logged_source(const std::string& wal_directory, const LogHandle& handle) const {
-  return ship<Source, LoggedTextSource>(OperatorInfo{}, std::string(wal_directory), LogHandle(handle),
-                                        TextReadOptions(options_));
+// ---- TextReceiverProgram
+
+std::shared_ptr<ReceiverChannel> TextReceiverProgram::make_channel(const ReceiverPlace& place) const {
+  return std::make_shared<TextReceiverChannel>(place, block_interval_, read_.line_bytes_max);
 }
 
-std::unique_ptr<Input> make_text_receiver(std::shared_ptr<ReceiverBudget> budget, const TextReceiverOptions& options,
-                                          std::function<void(TextReceiverChannel&)> body) {
-  const ReceiverInput::Options receiver{options.restart_delay, options.block_interval};
-  return std::make_unique<ReceiverInput>(
-      options.argument, type_ops<std::string_view>(), receiver, options.partitions_max,
-      [budget = std::move(budget), options](Engine& engine) {
-        return std::make_shared<TextReceiverChannel>(engine, budget, options.block_interval, options.read);
-      },
-      [body = std::move(body)](ReceiverChannel& channel) { body(static_cast<TextReceiverChannel&>(channel)); });
+ReceiverProgram::Body TextReceiverProgram::make_body() const {
+  return [this](ReceiverChannel& channel) { receive(static_cast<TextReceiverChannel&>(channel)); };
+}
+
+Shipped<Source> TextReceiverProgram::logged_source(const std::string& wal_directory, const LogHandle& handle) const {
+  return ship<Source, LoggedTextSource>(OperatorInfo{}, std::string(wal_directory), LogHandle(handle));
+}
+
+Shipped<Kernel> TextReceiverProgram::kernel() const {
+  return ship<Kernel, CutLinesKernel>(OperatorInfo{}, TextReadOptions(read_));
 }
 
 }  // namespace sluice::detail

@@ -30,14 +30,13 @@
 
 #include "sluice/core/arena.h"
 #include "sluice/core/sources.h"
-#include "sluice/stream/input.h"
+#include "sluice/stream/receiver_input.h"
 
 namespace sluice::detail {
 
 class TextReceiverChannel : public ReceiverChannel {
  public:
-  TextReceiverChannel(Engine& engine, std::shared_ptr<ReceiverBudget> budget, Duration block_interval,
-                      TextReadOptions options);
+  TextReceiverChannel(const ReceiverPlace& place, Duration block_interval, std::uint64_t line_bytes_max);
 
   /// Connects and receives. Returns early when the stream is stopped, also while the server does not answer.
   /// Errors: SLU-402 of the connection.
@@ -46,12 +45,10 @@ class TextReceiverChannel : public ReceiverChannel {
   /// stopped, which closes the connection. Errors: SLU-402 of the connection; what came before is kept.
   void receive(const std::shared_ptr<Connection>& connection);
 
-  Runtime& runtime() { return engine_.runtime(); }
   void request_stop() override;
   void seal() override { seal_until(Time::max()); }
   /// A block of the lines that had come in at `time`.
   void seal_until(Time time) override;
-  Shipped<Source> logged_source(const std::string& wal_directory, const LogHandle& handle) const override;
 
  private:
   struct Mark {
@@ -89,7 +86,7 @@ class TextReceiverChannel : public ReceiverChannel {
   std::size_t keep_line_end(std::size_t bytes);
   Time seal_due();
 
-  const TextReadOptions options_;
+  const std::uint64_t line_bytes_max_;
 
   // The receiver's thread only.
   std::size_t end_ = 0;
@@ -106,16 +103,24 @@ class TextReceiverChannel : public ReceiverChannel {
   std::shared_ptr<Connection> connection_;
 };
 
-struct TextReceiverOptions {
-  std::string argument;
-  Duration restart_delay{};
-  Duration block_interval{};
-  TextReadOptions read;
-  std::size_t partitions_max = 1024;
-};
+/// A receiver of text. Its blocks are whole texts, of which tasks make lines.
+class TextReceiverProgram : public ReceiverProgram {
+ public:
+  TextReceiverProgram(Duration block_interval, const TextReadOptions& read)
+      : block_interval_(block_interval), read_(read) {}
 
-/// An input of text lines whose receiver runs `body`, which connects and calls `receive`, as `ReceiverInput` says.
-std::unique_ptr<Input> make_text_receiver(std::shared_ptr<ReceiverBudget> budget, const TextReceiverOptions& options,
-                                          std::function<void(TextReceiverChannel&)> body);
+  /// Connects, and calls TextReceiverChannel::receive.
+  virtual void receive(TextReceiverChannel& channel) const = 0;
+
+  std::shared_ptr<ReceiverChannel> make_channel(const ReceiverPlace& place) const override;
+  Body make_body() const override;
+  const TypeOps& block_type() const override { return type_ops<std::string_view>(); }
+  Shipped<Source> logged_source(const std::string& wal_directory, const LogHandle& handle) const override;
+  Shipped<Kernel> kernel() const override;
+
+ private:
+  const Duration block_interval_;
+  const TextReadOptions read_;
+};
 
 }  // namespace sluice::detail

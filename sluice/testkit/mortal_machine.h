@@ -29,6 +29,8 @@ enum class Ending {
   at_a_kill_point,
   /// The disk fails: the process ends, by itself or because a sync failed.
   of_the_disk,
+  /// Executors of the program are killed, and the machine at times.
+  of_executors,
 };
 
 /// See the head of this file. Threads: one.

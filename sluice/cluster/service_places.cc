@@ -1,0 +1,112 @@
+#include "sluice/cluster/service_places.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+namespace sluice::detail {
+
+class ServicePlaces::Handle : public RunningService {
+ public:
+  Handle(ServicePlaces& places, EntryPtr entry) : places_(places), entry_(std::move(entry)) {}
+  ~Handle() override {
+    stop();
+    places_.take(entry_->id);
+    const std::lock_guard lock(entry_->mutex);
+    entry_->is_over = true;
+  }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+
+  void tell(std::string_view message) override {
+    places_.members_.send(entry_->executor, encode_message(ServiceMessage{entry_->id, 0, 0, std::string(message)}));
+  }
+  void stop() override { places_.members_.send(entry_->executor, encode_message(StopService{entry_->id})); }
+  std::string place() const override { return "executor " + std::to_string(entry_->executor); }
+
+ private:
+  ServicePlaces& places_;
+  const EntryPtr entry_;
+};
+
+ServicePlaces::ServicePlaces(Members& members, Options options) : members_(members), options_(std::move(options)) {}
+
+std::unique_ptr<RunningService> ServicePlaces::start(std::uint64_t id, const Shipped<ServiceMaker>& maker,
+                                                     ServiceEvents events) {
+  if (!members_.wait_for(1, options_.wait_max)) {
+    throw Error(Code::no_executors, {.why = "none has come within " + to_string(options_.wait_max)});
+  }
+  const auto entry = std::make_shared<Entry>();
+  entry->id = id;
+  entry->events = std::move(events);
+  {
+    const std::vector<ExecutorId> ids = members_.ready();
+    const std::lock_guard lock(mutex_);
+    std::map<ExecutorId, std::size_t> services;
+    for (const auto& [other, running] : entries_) ++services[running->executor];
+    const auto fewest =
+        std::min_element(ids.begin(), ids.end(), [&](ExecutorId a, ExecutorId b) { return services[a] < services[b]; });
+    // One that is lost since is one that ends at once.
+    entry->executor = fewest == ids.end() ? 0 : *fewest;
+    entries_[id] = entry;
+  }
+  auto handle = std::make_unique<Handle>(*this, entry);
+  members_.send(entry->executor, encode_message(StartService{id, options_.copies, encoded(maker)}));
+  // Lost before it was entered here: then nobody else would say so.
+  if (!members_.is_alive(entry->executor) && take(id) != nullptr) end(entry, "its executor is lost");
+  return handle;
+}
+
+ServicePlaces::EntryPtr ServicePlaces::find(std::uint64_t id, ExecutorId executor) {
+  const std::lock_guard lock(mutex_);
+  const auto found = entries_.find(id);
+  return found == entries_.end() || found->second->executor != executor ? nullptr : found->second;
+}
+
+ServicePlaces::EntryPtr ServicePlaces::take(std::uint64_t id) {
+  const std::lock_guard lock(mutex_);
+  const auto entry = entries_.extract(id);
+  return entry.empty() ? nullptr : entry.mapped();
+}
+
+void ServicePlaces::on_message(ExecutorId executor, const ServiceMessage& message) {
+  const EntryPtr entry = find(message.id, executor);
+  if (entry == nullptr) return;
+  const std::lock_guard lock(entry->mutex);
+  if (entry->is_over) return;
+  std::optional<BlockId> block;
+  if (message.block != 0) {
+    block = service_block(message.id, message.block);
+    entry->last_block = message.block;
+    options_.on_block(*block, executor, message.copy);
+  }
+  entry->events.message(message.text, block);
+}
+
+void ServicePlaces::on_ended(ExecutorId executor, const ServiceEnded& message) {
+  if (const EntryPtr entry = find(message.id, executor)) {
+    take(message.id);
+    end(entry, message.why);
+  }
+}
+
+void ServicePlaces::lost(ExecutorId executor) {
+  std::vector<EntryPtr> ended;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [id, entry] : entries_) {
+      if (entry->executor == executor) ended.push_back(entry);
+    }
+    for (const EntryPtr& entry : ended) entries_.erase(entry->id);
+  }
+  for (const EntryPtr& entry : ended) end(entry, "executor " + std::to_string(executor) + " is lost");
+}
+
+void ServicePlaces::end(const EntryPtr& entry, const std::string& why) {
+  const std::lock_guard lock(entry->mutex);
+  if (std::exchange(entry->is_over, true)) return;
+  options_.on_left_over(service_block(entry->id, entry->last_block + 1), service_block(entry->id, ~std::uint32_t{0}));
+  entry->events.ended(why);
+}
+
+}  // namespace sluice::detail

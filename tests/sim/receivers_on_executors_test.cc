@@ -1,0 +1,131 @@
+// Receivers on executors that are killed one after the other, without a checkpoint: what has been stored lies on two
+// executors, and a receiver that is started again goes on behind it. Nothing is lost, and nothing seen twice.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "sluice/sluice.h"
+#include "sluice/testkit/mortal_machine.h"
+#include "sluice/testkit/simulation.h"
+#include "sluice/testkit/testing.h"
+
+namespace sluice::testing {
+namespace {
+
+using namespace std::chrono_literals;
+using Number = std::int64_t;
+
+constexpr Number numbers = 300;
+
+// Receivers are made by factories that capture no pointers.
+Random* chance = nullptr;
+
+/// Numbers in order, from where it is told that the last one has stopped; in blocks of its own, or one by one.
+class Counting : public Receiver<std::pair<int, Number>> {
+ public:
+  Counting(int stream, bool slow) : stream_(stream), slow_(slow) {}
+  void run(ReceiverContext<std::pair<int, Number>>& context) override {
+    const std::string position = context.last_position();
+    Number next = position.empty() ? 0 : std::stoll(position);
+    while (next < numbers) {
+      if (!context.wait_for(std::chrono::milliseconds(chance->below(slow_ ? 40 : 20)))) return;
+      std::vector<std::pair<int, Number>> some(1 + chance->below(10));
+      for (auto& each : some) each = {stream_, next++};
+      while (some.back().second >= numbers) some.pop_back();
+      if (!context.store(some, std::to_string(std::min(next, numbers)))) return;
+    }
+    context.end_of_input();
+  }
+
+ private:
+  int stream_;
+  bool slow_;
+};
+
+std::uint64_t simulate(std::uint64_t seed) {
+  Random random(seed * 31 + 7);
+  chance = &random;
+  SimulationOptions faults;
+  faults.message_delay_max = seed % 5 == 0 ? 50ms : 5ms;
+  Simulation sim(seed, faults);
+  sim.run([&] {
+    StreamTestOptions options{.batch = 100ms, .partitions = 1 + seed % 4, .cores = 1 + seed % 2};
+    options.executors = 3 + seed % 2;
+    options.runtime = &sim;
+    options.block_interval = 50ms;
+    StreamTest t(options);
+    std::vector<DStream<std::pair<int, Number>>> streams;
+    for (int i = 0; i < 2; ++i) {
+      streams.push_back(t.streaming().receiver_stream<std::pair<int, Number>>(
+          [i] { return std::make_unique<Counting>(i, i == 1); }, {.restart_delay = 10ms}));
+    }
+    const auto all = t.streaming().union_of(streams);
+    auto seen = t.output(all);
+    auto counts = t.output(all.map([](const std::pair<int, Number>& each) { return std::pair(each.first, 1L); })
+                               .reduce_by_key_and_window(std::plus{}, {.length = 300ms, .slide = 100ms}));
+    t.start();
+    std::size_t had = 0;
+    for (std::uint64_t kills = 1 + random.below(5); kills > 0; --kills) {
+      // One that is lost is found out, and its copies are made again between batches.
+      t.run(static_cast<int>(18 + random.below(5)));
+      sim.wait_for(Duration(random.below(Duration(100ms).count())));
+      t.kill_executor(random.below(options.executors));
+    }
+    for (int i = 0; i < 100 && had < 2 * numbers; ++i) {
+      t.run(10);
+      had = 0;
+      for (const auto& batch : seen.batches()) had += batch.records.size();
+    }
+    t.run(4);
+    std::vector<std::vector<Number>> got(2);
+    std::vector<std::map<int, long>> by_batch;
+    for (const auto& batch : seen.batches()) {
+      by_batch.emplace_back();
+      for (const auto& [stream, number] : batch.records) {
+        got[static_cast<std::size_t>(stream)].push_back(number);
+        ++by_batch.back()[stream];
+      }
+    }
+    std::vector<Number> expected(numbers);
+    std::iota(expected.begin(), expected.end(), 0);
+    ASSERT_EQ(got[0], expected);
+    ASSERT_EQ(got[1], expected);
+    const auto windows = counts.batches();
+    for (std::size_t b = 0; b < windows.size(); ++b) {
+      std::map<int, long> in_window;
+      for (std::size_t back = 0; back < 3 && back <= b; ++back) {
+        for (const auto& [stream, count] : by_batch[b - back]) in_window[stream] += count;
+      }
+      std::map<int, long> counted;
+      for (const auto& [stream, count] : windows[b].records) counted[stream] += count;
+      ASSERT_EQ(counted, in_window) << "batch " << b;
+    }
+  });
+  return sim.trace_hash();
+}
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr std::uint64_t seeds = 20;
+#else
+constexpr std::uint64_t seeds = 500;
+#endif
+
+TEST(ReceiversOnExecutorsSimulated, NothingIsLostOrSeenTwiceWhenOneExecutorAfterTheOtherIsKilled) {
+  const auto [first, end] = seeds_to_run(seeds);
+  for (std::uint64_t seed = first; seed < end; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    const std::uint64_t trace = simulate(seed);
+    if (HasFailure()) return;
+    if (seed % 100 == 0) {
+      EXPECT_EQ(simulate(seed), trace);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sluice::testing
