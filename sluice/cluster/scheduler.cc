@@ -312,7 +312,6 @@ void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage,
   if (tickets_.erase(message.ticket) == 0) return;
   loads_.erase(executor);
   outcome.place_lost = true;
-  round->has_lost_executor = true;
   --round->left;
 }
 

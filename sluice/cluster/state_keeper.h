@@ -38,8 +38,9 @@ class StateKeeper {
   std::vector<StateChanges> changes_of(const TaskProgram& task, const std::vector<std::uint64_t>& must_exist);
 
   // -- for other executors
-  /// Takes in what has changed of a state that a copy is kept of here. `is_peer`: its sender has not been lost yet; what
-  /// comes later would be taken for something of who has its place now. Errors: SLU-211 no copy is kept, or it is lost.
+  /// Takes in what has changed of a state that a copy is kept of here. `is_peer`: its sender has not been lost yet;
+  /// what comes later would be taken for something of who has its place now. Errors: SLU-211 no copy is kept, or it is
+  /// lost.
   void take(StateChanges&& changes, const std::function<bool()>& is_peer);
 
   // -- for the driver

@@ -79,7 +79,8 @@ class StateKeeperTest : public ::testing::Test {
     const std::vector<std::uint64_t> known = is_first ? std::vector<std::uint64_t>{} : std::vector{operation};
     ASSERT_TRUE(owner.prepare(task(batch), known));
     state(owner).run(batch);
-    for (StateChanges& changes : owner.changes_of(task(batch), known)) copy.take(std::move(changes), [] { return true; });
+    for (StateChanges& changes : owner.changes_of(task(batch), known))
+      copy.take(std::move(changes), [] { return true; });
   }
   static StateReply ask(StateKeeper& keeper, What what, std::int64_t number, bool of_copy = false,
                         std::int64_t frozen = 0) {

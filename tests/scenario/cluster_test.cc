@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -308,6 +309,64 @@ TEST(Cluster, AStreamWithStateGoesOnWhenExecutorsAreKilled) {
     for (int in_window = std::max(0, b - 4); in_window <= b; ++in_window) keys = std::max(keys, in_window % 7 + 1);
     const auto& counts = window.batches()[static_cast<std::size_t>(b)].records;
     EXPECT_EQ(counts.to_vector(), (std::vector<std::int64_t>{keys})) << b;
+  }
+}
+
+using Counted = std::pair<int, long>;  // the process and a number
+
+/// Numbers in order, from behind the last one that is stored.
+struct CountingReceiver : Receiver<Counted> {
+  void run(ReceiverContext<Counted>& context) override {
+    const std::string position = context.last_position();
+    for (long next = position.empty() ? 0 : std::stol(position);;) {
+      std::vector<Counted> some;
+      for (int i = 0; i < 7; ++i) some.emplace_back(process_id(), next++);
+      if (!context.store(some, std::to_string(next)) || !context.wait_for(2ms)) return;
+    }
+  }
+};
+
+// One executor after the other is killed, that of a receiver each time. No checkpoint: the copies of blocks are all
+// that there is.
+TEST(Cluster, ReceiversRunInExecutorsOneEachAndNothingIsLostWithThem) {
+  testing::StreamTest t({.batch = 20ms,
+                         .partitions = 3,
+                         .cores = 1,
+                         .executors = 4,
+                         .runtime = &system_runtime(),
+                         .without_checkpoint = true});
+  std::vector<testing::Output<Counted>> outs;
+  for (int i = 0; i < 2; ++i) {
+    outs.push_back(
+        t.output(t.streaming().receiver_stream<Counted>([] { return std::make_unique<CountingReceiver>(); })));
+  }
+  const auto last_process = [&](const testing::Output<Counted>& out) {
+    for (auto batch = out.batches().rbegin(); batch != out.batches().rend(); ++batch) {
+      if (!batch->records.empty()) return batch->records.back().first;
+    }
+    return 0;
+  };
+  std::vector<std::set<int>> processes(2);
+  for (int round = 0; round < 4; ++round) {
+    const std::size_t victim = static_cast<std::size_t>(round % 2);
+    const int before = last_process(outs[victim]);
+    if (before != 0) ::kill(before, SIGKILL);
+    ASSERT_TRUE(members_of(t.context()).wait_for(3, 10s));
+    for (int batch = 0; batch < 5 || last_process(outs[victim]) == before; ++batch) t.run(1);
+    ASSERT_TRUE(members_of(t.context()).wait_for(4, 10s));
+    t.run(2);  // all that is kept has its copy again
+    EXPECT_NE(last_process(outs[0]), last_process(outs[1]));
+  }
+  for (std::size_t i = 0; i < 2; ++i) {
+    long next = 0;
+    for (const auto& batch : outs[i].batches()) {
+      for (const auto& [process, number] : batch.records) {
+        ASSERT_EQ(number, next++) << "receiver " << i;
+        processes[i].insert(process);
+        EXPECT_NE(process, process_id());
+      }
+    }
+    EXPECT_GE(processes[i].size(), 2u);
   }
 }
 

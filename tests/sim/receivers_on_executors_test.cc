@@ -58,6 +58,7 @@ std::uint64_t simulate(std::uint64_t seed) {
     options.executors = 3 + seed % 2;
     options.runtime = &sim;
     options.block_interval = 50ms;
+    options.without_checkpoint = true;
     StreamTest t(options);
     std::vector<DStream<std::pair<int, Number>>> streams;
     for (int i = 0; i < 2; ++i) {
