@@ -7,6 +7,7 @@
 #include <string>
 
 #include "benchmarks/data.h"
+#include "benchmarks/socket.h"
 #include "benchmarks/stream.h"
 #include "sluice/cluster/scheduler.h"
 
@@ -124,6 +125,19 @@ std::vector<Figure> cluster_figures(bool quick) {
     figures.push_back(ratio("W2", [&](const std::string& master) {
       return run_batches<std::string_view>(master, plan, lines, word_count);
     }));
+  }
+  for (const bool with_log : {false, true}) {
+    const TextData text(4, 50'000, 2);
+    std::vector<double> by_threads, by_processes, ratios;
+    for (int round = 0; round < (quick ? 1 : 3); ++round) {
+      by_threads.push_back(socket_rate(text, threads(2), with_log, quick ? 8 : 16, grep));
+      by_processes.push_back(socket_rate(text, on_processes, with_log, quick ? 8 : 16, grep));
+      ratios.push_back(by_processes.back() / by_threads.back());
+    }
+    figures.push_back(
+        {with_log ? "  with the write-ahead log" : "W1 over a socket, by threads", median(by_threads), "MB/s"});
+    figures.push_back({"    its blocks on two executors", median(by_processes), "MB/s"});
+    figures.push_back({"    by that of threads", median(ratios), ""});
   }
   const Sizes sizes{5, 500'000 / scale, 1'000'000 / scale};
   figures.push_back(ratio("W4", [&](const std::string& master) {

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "benchmarks/data.h"
+#include "benchmarks/socket.h"
 #include "benchmarks/stream.h"
 
 namespace bench {
@@ -17,10 +18,6 @@ namespace {
 using namespace std::chrono_literals;
 
 double milliseconds(sluice::Duration duration) { return std::chrono::duration<double, std::milli>(duration).count(); }
-
-double seconds_since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
 
 /// How long the appends of `bytes` with a sync each take, in milliseconds.
 std::vector<double> append_and_sync(std::size_t bytes, std::size_t times) {
@@ -152,73 +149,6 @@ std::vector<Figure> recovery_figures(bool quick) {
 
 // ---- The write-ahead log
 
-namespace {
-
-/// Sends the lines again and again to whoever connects, until it is gone.
-class Feeder {
- public:
-  explicit Feeder(const TextData& text)
-      : text_(text),
-        listener_(sluice::system_runtime().transport().listen(sluice::Address::tcp("127.0.0.1", 0))),
-        thread_([this] { feed(); }) {}
-  ~Feeder() {
-    ended_ = true;
-    listener_->close();
-    thread_.join();
-  }
-  Feeder(const Feeder&) = delete;
-  Feeder& operator=(const Feeder&) = delete;
-  std::uint16_t port() const {
-    const std::string address = listener_->address().text;
-    return static_cast<std::uint16_t>(std::stoi(address.substr(address.rfind(':') + 1)));
-  }
-
- private:
-  void feed() {
-    const auto connection = listener_->accept(sluice::Time::max());
-    try {
-      for (std::size_t batch = 0; connection != nullptr && !ended_; ++batch) {
-        for (const std::string_view slice : text_.slices[batch % text_.slices.size()]) {
-          connection->write(slice, sluice::Time::max());
-        }
-      }
-    } catch (const sluice::Error&) {
-      ended_ = true;  // as the stream has
-    }
-  }
-  const TextData& text_;
-  std::unique_ptr<sluice::Listener> listener_;
-  std::atomic<bool> ended_{false};
-  std::thread thread_;
-};
-
-/// MB/s that a stream takes from a socket; `counted(lines)` is the workload.
-template <class Counted>
-double socket_rate(const TextData& text, bool with_log, std::size_t batches, const Counted& counted) {
-  const Feeder feeder(text);
-  const Scratch scratch;
-  Stream stream(2, {.batch = 500ms, .checkpoint = scratch.path(), .without_wal = !with_log});
-  std::int64_t sum = 0;
-  collect(counted(stream.ssc.socket_text_stream("127.0.0.1", feeder.port()).name("lines")), sum);
-  constexpr std::size_t warm = 4;
-  std::size_t ended = 0;
-  std::uint64_t bytes = 0;
-  auto begin = std::chrono::steady_clock::now();
-  double seconds = 0;
-  stream.run([&](const sluice::BatchInfo& batch) {
-    if (++ended > warm) {
-      for (const auto& input : batch.inputs) bytes += input.bytes;
-    } else {
-      begin = std::chrono::steady_clock::now();
-    }
-    seconds = seconds_since(begin);
-    return ended < warm + batches;
-  });
-  return static_cast<double>(bytes) / seconds / 1e6;
-}
-
-}  // namespace
-
 std::vector<Figure> wal_figures(bool quick) {
   const TextData text(4, 50'000, 2);
   const std::size_t rounds = quick ? 1 : 3;
@@ -226,11 +156,11 @@ std::vector<Figure> wal_figures(bool quick) {
   std::vector<double> disk, grep_without, grep_with, grep_ratio, words_without, words_with, words_ratio;
   for (std::size_t round = 0; round < rounds; ++round) {
     disk.push_back(append_rate(4 << 20, 100));
-    grep_without.push_back(socket_rate(text, false, batches, grep));
-    grep_with.push_back(socket_rate(text, true, batches, grep));
+    grep_without.push_back(socket_rate(text, threads(2), false, batches, grep));
+    grep_with.push_back(socket_rate(text, threads(2), true, batches, grep));
     grep_ratio.push_back(grep_with.back() / std::min(disk.back(), grep_without.back()));
-    words_without.push_back(socket_rate(text, false, batches, word_count));
-    words_with.push_back(socket_rate(text, true, batches, word_count));
+    words_without.push_back(socket_rate(text, threads(2), false, batches, word_count));
+    words_with.push_back(socket_rate(text, threads(2), true, batches, word_count));
     words_ratio.push_back(words_with.back() / words_without.back());
   }
   return {{"disk: appends of 4 MiB with a sync each", median(disk), "MB/s"},

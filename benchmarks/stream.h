@@ -45,6 +45,10 @@ class Ends : public sluice::StreamingListener {
   std::function<void(const sluice::BatchInfo&)> ended_;
 };
 
+inline double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
 inline std::string threads(std::size_t count) { return "local[" + std::to_string(count) + "]"; }
 
 /// A context and a stream.

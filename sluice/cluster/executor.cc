@@ -73,7 +73,8 @@ Executor::Executor(Runtime& runtime, ExecutorOptions options)
              [this](ExecutorId from, std::string_view message) { return answer(from, message); }),
       services_(runtime, blocks_, peers_,
                 {[this](std::string_view message) { tell_driver(message); },
-                 [this](std::function<void()> work) { launch(std::move(work)); }, options_.cores}),
+                 [this](std::function<void()> work) { launch(std::move(work)); }, options_.cores,
+                 [this] { return "executor " + std::to_string(id_) + ", process " + std::to_string(process_id()); }}),
       pool_(runtime.executors(options_.cores)) {}
 
 Executor::~Executor() { close(); }

@@ -22,6 +22,7 @@ class ServiceKeeper::Running : public ServiceHost, public std::enable_shared_fro
   }
 
   Runtime& runtime() override { return keeper_.runtime_; }
+  std::string place() const override { return keeper_.options_.place(); }
 
   void tell(std::string message) override { add(std::move(message), nullptr); }
   void keep(RestedPtr records, std::string message) override { add(std::move(message), std::move(records)); }

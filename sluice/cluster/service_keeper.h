@@ -30,6 +30,7 @@ class ServiceKeeper {
     /// Runs it on a core of the executor, which has so many.
     std::function<void(std::function<void()>)> launch;
     std::uint32_t cores = 1;
+    std::function<std::string()> place;
   };
   ServiceKeeper(Runtime& runtime, BlockStore& blocks, PeerConnections& peers, Options options);
   ~ServiceKeeper();

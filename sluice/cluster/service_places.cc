@@ -22,7 +22,6 @@ class ServicePlaces::Handle : public RunningService {
     places_.members_.send(entry_->executor, encode_message(ServiceMessage{entry_->id, 0, 0, std::string(message)}));
   }
   void stop() override { places_.members_.send(entry_->executor, encode_message(StopService{entry_->id})); }
-  std::string place() const override { return "executor " + std::to_string(entry_->executor); }
 
  private:
   ServicePlaces& places_;

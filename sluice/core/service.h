@@ -23,6 +23,8 @@ class ServiceHost {
  public:
   virtual ~ServiceHost() = default;
   virtual Runtime& runtime() = 0;
+  /// Where the service runs, for people.
+  virtual std::string place() const = 0;
   /// A message for the driver. What is said by `tell` and `keep` arrives in the order of the calls, all of it or a
   /// beginning, and then the driver is told that the service has ended.
   virtual void tell(std::string message) = 0;
@@ -68,8 +70,6 @@ class RunningService {
   /// Nothing when it has ended.
   virtual void tell(std::string_view message) = 0;
   virtual void stop() = 0;
-  /// For people.
-  virtual std::string place() const = 0;
 };
 
 }  // namespace sluice::detail

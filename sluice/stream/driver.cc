@@ -488,7 +488,7 @@ void Driver::tell_receiver_events() {
   for (std::size_t i = 0; i < inputs_.size(); ++i) {
     for (Input::ReceiverEvent& event : inputs_[i].input->take_events()) {
       ReceiverInfo info{i, inputs_[i].stream->info->name, event.kind != Input::ReceiverEvent::Kind::stopped,
-                        std::move(event.error)};
+                        std::move(event.error), std::move(event.place)};
       tell([&](StreamingListener& listener) {
         switch (event.kind) {
           case Input::ReceiverEvent::Kind::started: return listener.on_receiver_started(info);

@@ -69,6 +69,8 @@ struct ReceiverInfo {
   std::string name;
   bool active = false;
   std::string last_error;
+  /// Where it runs: "driver", or an executor.
+  std::string place;
 };
 
 /// Override what you want to hear of. Called on the stream's thread, one event after the other, between batches: keep

@@ -102,6 +102,8 @@ class Input {
   struct ReceiverEvent {
     enum class Kind { started, error, stopped } kind;
     std::string error;
+    /// Where it runs.
+    std::string place;
   };
   virtual std::vector<ReceiverEvent> take_events() { return {}; }
 };

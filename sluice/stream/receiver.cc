@@ -11,6 +11,7 @@ ReceiverChannel::ReceiverChannel(const ReceiverPlace& place, Duration block_inte
       block_interval_(block_interval),
       blocks_(place.blocks),
       budget_(place.budget),
+      place_(place.name),
       changed_(place.runtime.condition()) {}
 
 bool ReceiverChannel::wait_for(Duration duration) {
@@ -35,9 +36,11 @@ void ReceiverChannel::end_of_input() {
   blocks_.end_of_input();
 }
 
-void ReceiverChannel::report_error(std::string text) {
-  add_event({Input::ReceiverEvent::Kind::error, std::move(text)});
+void ReceiverChannel::add_event(Input::ReceiverEvent::Kind kind, std::string error) {
+  blocks_.add_event({kind, std::move(error), place_});
 }
+
+void ReceiverChannel::report_error(std::string text) { add_event(Input::ReceiverEvent::Kind::error, std::move(text)); }
 
 void ReceiverChannel::request_stop() {
   const std::lock_guard lock(mutex_);
@@ -48,14 +51,14 @@ void ReceiverChannel::request_stop() {
 void run_receiver(ReceiverChannel& channel, const ReceiverProgram::Body& body, Duration restart_delay) {
   using Kind = Input::ReceiverEvent::Kind;
   while (!channel.stopped()) {
-    channel.add_event({Kind::started, {}});
+    channel.add_event(Kind::started);
     try {
       body(channel);
     } catch (...) {
       channel.report_error(current_exception_text());
     }
     channel.seal();
-    channel.add_event({Kind::stopped, {}});
+    channel.add_event(Kind::stopped);
     if (channel.at_end()) return;
     channel.wait_for(restart_delay);
   }

@@ -19,6 +19,8 @@ struct ReceiverPlace {
   Runtime& runtime;
   BlockTaker& blocks;
   ReceiverBudget& budget;
+  /// For people.
+  std::string name;
 };
 
 /// What a running receiver has: a place for its blocks, and stop and error state.
@@ -43,7 +45,7 @@ class ReceiverChannel {
   void end_of_input();
   bool at_end() const { return at_end_.load(); }
   void report_error(std::string text);
-  void add_event(Input::ReceiverEvent event) { blocks_.add_event(std::move(event)); }
+  void add_event(Input::ReceiverEvent::Kind kind, std::string error = {});
   Runtime& runtime() { return runtime_; }
 
   // -- for who runs it
@@ -65,6 +67,7 @@ class ReceiverChannel {
  private:
   BlockTaker& blocks_;
   ReceiverBudget& budget_;
+  const std::string place_;
   std::mutex mutex_;
   std::unique_ptr<Condition> changed_;
   std::atomic<bool> stopped_{false};

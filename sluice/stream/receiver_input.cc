@@ -11,7 +11,7 @@ class LocalReceiver : public ReceiverRun {
   LocalReceiver(Engine& engine, const ReceiverProgram& program, Duration restart_delay, ReceivedBlocks& blocks,
                 ReceiverBudget& budget)
       : budget_(budget),
-        channel_(program.make_channel({engine.runtime(), blocks, budget})),
+        channel_(program.make_channel({engine.runtime(), blocks, budget, "driver"})),
         thread_(engine.runtime().spawn("receiver", [channel = channel_, body = program.make_body(), restart_delay] {
           run_receiver(*channel, body, restart_delay);
         })) {}

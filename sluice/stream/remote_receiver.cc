@@ -1,6 +1,5 @@
 #include "sluice/stream/remote_receiver.h"
 
-#include <cstdio>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -24,6 +23,7 @@ struct Event {
   static constexpr std::uint8_t kind = 2;
   Input::ReceiverEvent::Kind what = Input::ReceiverEvent::Kind::error;
   std::string text;
+  std::string place;
 };
 /// All blocks until the time of that `Seal` have been told.
 struct Sealed {
@@ -86,7 +86,7 @@ class ReceiverService : public Service, public BlockTaker {
         budget_(host.runtime(), options.memory_bytes),
         changed_(host.runtime().condition()),
         position_(std::move(position)),
-        channel_(program_->make_channel({host.runtime(), *this, budget_})) {}
+        channel_(program_->make_channel({host.runtime(), *this, budget_, host.place()})) {}
 
   void run() override {
     run_receiver(*channel_, program_->make_body(), options_.restart_delay);
@@ -147,7 +147,9 @@ class ReceiverService : public Service, public BlockTaker {
     return position_;
   }
 
-  void add_event(Input::ReceiverEvent event) override { host_.tell(said(Event{event.kind, std::move(event.error)})); }
+  void add_event(Input::ReceiverEvent event) override {
+    host_.tell(said(Event{event.kind, std::move(event.error), std::move(event.place)}));
+  }
   void end_of_input() override {}  // told when its last block has been
 
  private:
@@ -267,7 +269,7 @@ class RemoteReceiver : public ReceiverRun {
         service->stop();
         return true;
       } catch (const Error& error) {
-        blocks_.add_event({Input::ReceiverEvent::Kind::error, error.what()});
+        blocks_.add_event({Input::ReceiverEvent::Kind::error, error.what(), {}});
       }
       const Time until = engine_.runtime().clock().now() + options_.restart_delay;
       std::unique_lock lock(mutex_);
@@ -306,7 +308,11 @@ class RemoteReceiver : public ReceiverRun {
       case Added::kind: return add(heard<Added>(message), block.value());
       case Event::kind: {
         auto event = heard<Event>(message);
-        return blocks_.add_event({event.what, std::move(event.text)});
+        {
+          const std::lock_guard lock(mutex_);
+          place_ = event.place;
+        }
+        return blocks_.add_event({event.what, std::move(event.text), std::move(event.place)});
       }
       case AtEnd::kind: return blocks_.end_of_input();
       case Sealed::kind: {
@@ -333,11 +339,11 @@ class RemoteReceiver : public ReceiverRun {
   }
 
   void on_end(const std::string& why) {
-    if (!why.empty()) {
-      blocks_.add_event({Input::ReceiverEvent::Kind::error, why});
-      blocks_.add_event({Input::ReceiverEvent::Kind::stopped, {}});
-    }
     const std::lock_guard lock(mutex_);
+    if (!why.empty()) {
+      blocks_.add_event({Input::ReceiverEvent::Kind::error, why, place_});
+      blocks_.add_event({Input::ReceiverEvent::Kind::stopped, {}, place_});
+    }
     ended_ = true;
     seal_done_ = asked_seal_;
     changed_->notify_all();
@@ -354,6 +360,8 @@ class RemoteReceiver : public ReceiverRun {
   std::shared_ptr<RunningService> service_;
   bool ended_ = false;
   std::uint64_t origin_ = 0;
+  /// Where the last one that has said something runs.
+  std::string place_;
   /// Blocks of this origin that have come, and that it has been told of; where the last one stands in the log.
   std::uint64_t added_ = 0;
   std::uint64_t acknowledged_ = 0;

@@ -326,6 +326,13 @@ struct CountingReceiver : Receiver<Counted> {
   }
 };
 
+struct ReceiverPlaces : StreamingListener {
+  std::set<std::string> started;
+  std::vector<std::string> errors;
+  void on_receiver_started(const ReceiverInfo& info) override { started.insert(info.place); }
+  void on_receiver_error(const ReceiverInfo& info) override { errors.push_back(info.place + ": " + info.last_error); }
+};
+
 // One executor after the other is killed, that of a receiver each time. No checkpoint: the copies of blocks are all
 // that there is.
 TEST(Cluster, ReceiversRunInExecutorsOneEachAndNothingIsLostWithThem) {
@@ -340,6 +347,8 @@ TEST(Cluster, ReceiversRunInExecutorsOneEachAndNothingIsLostWithThem) {
     outs.push_back(
         t.output(t.streaming().receiver_stream<Counted>([] { return std::make_unique<CountingReceiver>(); })));
   }
+  const auto places = std::make_shared<ReceiverPlaces>();
+  t.streaming().add_listener(places);
   const auto last_process = [&](const testing::Output<Counted>& out) {
     for (auto batch = out.batches().rbegin(); batch != out.batches().rend(); ++batch) {
       if (!batch->records.empty()) return batch->records.back().first;
@@ -368,6 +377,10 @@ TEST(Cluster, ReceiversRunInExecutorsOneEachAndNothingIsLostWithThem) {
     }
     EXPECT_GE(processes[i].size(), 2u);
   }
+  ASSERT_EQ(places->started.size(), processes[0].size() + processes[1].size());
+  EXPECT_TRUE(places->started.begin()->starts_with("executor 1, process ")) << *places->started.begin();
+  EXPECT_EQ(places->errors.size(), places->started.size() - 2);
+  for (const std::string& error : places->errors) EXPECT_TRUE(error.ends_with("is lost")) << error;
 }
 
 // It is not dead, but cannot be told from one that is: another one has its part before it wakes up.
