@@ -80,9 +80,10 @@ class ReceiverContext : public detail::ReceiverChannel {
 
   /// Stores the records as one block; returns when it is stored, so that the source may be told (a reliable receiver,
   /// RC-03). With a checkpoint directory, and its write-ahead log not switched off, that is when the block is on the
-  /// disk: it then survives any crash and is processed exactly once. `position` says where the source is to be read on
-  /// behind these records; it is kept with them, and `last_position` gives it back after a restart.
-  /// Waits while the byte budget is used up. False when the stream stops; nothing is taken then.
+  /// disk: it then survives any crash and is processed exactly once. On a cluster it is when two executors have it.
+  /// `position` says where the source is to be read on behind these records; it is kept with them, and `last_position`
+  /// gives it back after a restart. Waits while the byte budget is used up. False when the stream stops; nothing is
+  /// taken then, or, when the receiver's executor ends, nobody knows.
   /// Errors: SLU-401, SLU-209 when the block cannot be logged; do not tell the source then.
   bool store(std::span<const T> records, std::string position = {}) {
     if (records.empty()) return !stopped();
@@ -190,8 +191,9 @@ template <class T>
 class Receiver {
  public:
   virtual ~Receiver() = default;
-  /// Runs on a thread of its own until the stream stops. When it returns or throws earlier, it is called again after
-  /// the restart delay, unless it said end_of_input.
+  /// Runs on a thread of its own, on a cluster on an executor, until the stream stops. When it returns or throws
+  /// earlier, it is called again after the restart delay, unless it said end_of_input. When its executor is lost,
+  /// another object is made elsewhere.
   virtual void run(ReceiverContext<T>& context) = 0;
 };
 

@@ -177,8 +177,8 @@ class StreamingContext {
   // ---- Inputs
 
   /// UTF-8 or other lines from a TCP server, ends "\n" or "\r\n" cut off (SC-11). The connection is made again, for
-  /// ever, when it fails or ends. Unreliable: what was received and not processed is lost with the process.
-  /// Takes a core. Lines over 1 MiB are dropped and counted.
+  /// ever, when it fails or ends. Unreliable: what is not in a block yet is lost with the process that receives
+  /// (docs/guide.md, "Receivers"). Takes a core. Lines over 1 MiB are dropped and counted.
   DStream<std::string_view> socket_text_stream(const std::string& host, std::uint16_t port,
                                                Place where = std::source_location::current()) const;
   /// Lines of standard input, once; it ends with it. Takes a core.
