@@ -116,6 +116,14 @@ class PosixConnection final : public Connection {
     }
   }
 
+  void close_with(std::string_view last_words) override {
+    if (!closed_.load() && !last_words.empty()) {
+      // It fails or sends a part when the buffer of the socket is full: then the words are lost, as promised.
+      static_cast<void>(::send(socket_.get(), last_words.data(), last_words.size(), MSG_DONTWAIT | MSG_NOSIGNAL));
+    }
+    close();
+  }
+
   void close() override {
     closed_.store(true);
     // ENOTCONN when the peer was faster: then nothing is left to shut down.
@@ -467,10 +475,16 @@ class PosixTransport final : public Transport {
   }
 
   std::unique_ptr<Listener> listen(const Address& address) override {
-    return address.text.starts_with(unix_prefix) ? listen_unix(address) : listen_tcp(address);
+    return address.text.starts_with(unix_prefix) ? listen_unix(address) : listen_tcp(address, Where::loopback);
+  }
+
+  std::unique_ptr<Listener> listen_anywhere(const Address& address) override {
+    return address.text.starts_with(unix_prefix) ? listen_unix(address) : listen_tcp(address, Where::anywhere);
   }
 
  private:
+  enum class Where { loopback, anywhere };
+
   std::unique_ptr<Listener> listen_unix(const Address& address) {
     const SocketAddress at = unix_address(address.text);
     const char* const path = address.text.c_str() + unix_prefix.size();
@@ -489,15 +503,15 @@ class PosixTransport final : public Transport {
     return std::make_unique<PosixListener>(std::move(socket), address, clock_);
   }
 
-  std::unique_ptr<Listener> listen_tcp(const Address& address) {
+  std::unique_ptr<Listener> listen_tcp(const Address& address, Where where) {
     const std::string& text = address.text;
     const HostPort name = parse_host_port(text);
     // No host means all interfaces to most programs, so its failure is that of 0.0.0.0.
-    if (name.host.empty() || name.host == "*") refuse(text);
+    if (where == Where::loopback && (name.host.empty() || name.host == "*")) refuse(text);
     const Resolution found = resolve(name, clock_, Time::max());
     if (!found.failure.empty()) throw_failed("listen on", text, found.failure);
     for (const SocketAddress& at : found.addresses) {
-      if (!is_loopback(at)) refuse(text);
+      if (where == Where::loopback && !is_loopback(at)) refuse(text);
     }
     int error = EADDRNOTAVAIL;
     for (const SocketAddress& at : found.addresses) {

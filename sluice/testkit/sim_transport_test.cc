@@ -168,6 +168,28 @@ TEST(SimTransport, CloseWakesBlockedCallsAndEndsBothDirections) {
   });
 }
 
+TEST(SimTransport, LastWordsGoBeforeTheEndOrAreLost) {
+  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+    Simulation sim(seed);
+    run_pair(
+        sim,
+        [&](Connection& connection) {
+          sim.wait_for(seconds(1));
+          const std::string all = read_all(connection);
+          EXPECT_EQ(all.ends_with("bye"), seed % 2 == 0);
+        },
+        [&](Connection& connection) {
+          connection.write("text", never);
+          if (seed % 2 == 1) {
+            EXPECT_EQ(code_of([&] { connection.write(std::string(10 << 20, 'x'), sim.clock().now()); }),
+                      Code::network_failed);
+          }
+          connection.close_with("bye");
+          connection.close_with("nobody hears it");
+        });
+  }
+}
+
 TEST(SimTransport, RefusesWhatTheSystemRefuses) {
   Simulation sim(4);
   sim.run([&] {
