@@ -33,8 +33,9 @@ class Connection {
   virtual void write(std::string_view bytes, Time deadline) = 0;
   /// Ends both directions and wakes blocked calls. May be called more than once.
   virtual void close() = 0;
-  /// As `close`, with last words for the peer: they are sent as far as that needs no waiting, and lost where it does.
-  /// Not while another thread writes. For protocols that end with a word, as TLS does.
+  /// As `close`, and the peer reads `last_words` before the end. It waits for nothing: what does not fit into the
+  /// buffers now is sent by and by, as what was written before is; after 10 s, or when the process ends, it is lost.
+  /// Not while another thread writes. For protocols that end with a word, as TLS does; without them this is `close`.
   virtual void close_with(std::string_view last_words) {
     static_cast<void>(last_words);
     close();

@@ -175,10 +175,7 @@ class SimConnection final : public Connection {
   void close_with(std::string_view last_words) override {
     SimTransport::Stream& out = link_->streams[1 - side_];
     const bool is_open = link_->life == scheduler_.life() && !link_->closed[side_] && !link_->reset;
-    if (is_open && !link_->closed[1 - side_]) {
-      const std::size_t room = std::min(last_words.size(), out.capacity - out.unread);
-      if (room > 0) push(out, last_words.substr(0, room));
-    }
+    if (is_open && !link_->closed[1 - side_] && !last_words.empty()) push(out, last_words);
     end();
   }
 
