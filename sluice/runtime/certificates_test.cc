@@ -1,10 +1,13 @@
 #include "sluice/runtime/certificates.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
+#include <cstdlib>
 #include <string>
 
 #include "sluice/runtime/errors.h"
+#include "sluice/runtime/tls.h"
 #include "sluice/testkit/simulation.h"
 
 namespace sluice {
@@ -98,6 +101,21 @@ TEST(Certificates, AreWholeOrMissingAfterACrash) {
     if (crashed && !sim.files().stat("/a/ca.pem")) continue;
     renew_member_certificate(sim, "/a", days(1));
   }
+}
+
+TEST(Certificates, AKeyThatOthersMayReadIsRefused) {
+  Runtime& runtime = system_runtime();
+  std::string directory = ::testing::TempDir() + "/sluice-certificates-XXXXXX";
+  ASSERT_NE(::mkdtemp(directory.data()), nullptr);
+  make_cluster_certificates(runtime, directory, days(1));
+  const TlsFiles files = TlsFiles::in(directory);
+  EXPECT_NE(load_tls_identity(runtime, files), nullptr);
+  for (const mode_t mode : {0644U, 0640U, 0604U, 0610U}) {
+    ASSERT_EQ(::chmod(files.key.c_str(), mode), 0);
+    const std::string why = failure(Code::bad_certificate, [&] { load_tls_identity(runtime, files); });
+    EXPECT_NE(why.find("chmod 600 " + files.key), std::string::npos) << why;
+  }
+  runtime.files().remove_all(directory);
 }
 
 }  // namespace
