@@ -18,7 +18,6 @@ using std::chrono::days;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 using testing::Simulation;
-using testing::SimulationOptions;
 
 // ---- who is let in ----
 
@@ -131,7 +130,7 @@ struct RawOptions {
 class RawPeer {
  public:
   RawPeer(Simulation& sim, const Certificate& authority, std::unique_ptr<Connection> below, TlsRole role,
-          RawOptions options = {})
+          const RawOptions& options = {})
       : below_(std::move(below)), context_(SSL_CTX_new(TLS_method())) {
     SSL_CTX_set_max_proto_version(context_.get(), options.version);
     CertificateOptions subject = good_for(sim, days(1));
@@ -379,7 +378,7 @@ TEST(TlsPeers, GarbageIsAnError) {
                                             listener->accept(never));
       std::string bytes = random_text(random, 1 + random.below(3'000));
       // Half of it looks like a record.
-      if (random.chance(0.5)) bytes = std::string("\x16\x03\x03\x01\x00", 5) + bytes;
+      if (random.chance(0.5)) bytes.insert(0, "\x16\x03\x03\x01\x00", 5);
       plain->write(bytes, never);
       plain->close();
       EXPECT_FALSE(failure([&] { read_all(*mine); }).empty());

@@ -18,7 +18,6 @@ using std::chrono::days;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 using testing::Simulation;
-using testing::SimulationOptions;
 
 // Connects two ends over `transport` and runs a body on each.
 void run_pair(Runtime& runtime, Transport& transport, const Address& address,
@@ -227,7 +226,7 @@ TEST(Tls, ASlowHandshakeIsCutOff) {
     const auto mine = make_tls_connection(sim, identity, TlsRole::server, listener->accept(never));
     const Time begun = sim.clock().now();
     const auto drips = sim.spawn("drips", [&] {
-      const std::string beginning = "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+      const std::string beginning("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 11);
       failure([&] {
         slow->write(beginning, never);
         while (true) {
