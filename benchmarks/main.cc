@@ -18,6 +18,7 @@
 #include "benchmarks/durability.h"
 #include "benchmarks/engine.h"
 #include "benchmarks/loops.h"
+#include "benchmarks/network.h"
 #include "sluice/runtime/process.h"
 #include "sluice/sluice.h"
 
@@ -189,7 +190,8 @@ constexpr FigureGroup figure_groups[] = {{"empty", empty_figures},
                                          {"recovery", recovery_figures},
                                          {"wal", wal_figures},
                                          {"cost", cost_figures},
-                                         {"cluster", cluster_figures}};
+                                         {"cluster", cluster_figures},
+                                         {"network", network_figures}};
 
 // ---- Output
 
@@ -243,7 +245,8 @@ int fail_usage() {
                "usage: bench [--quick] [--json] [--rounds N] [--loops]\n"
                "             [--only W1|W2|W3|W4|W4full|empty|1ms|start|compile]\n"
                "             [--only disk|10ms|checkpoint|recovery|wal|cost]   what durability costs\n"
-               "             [--only cluster]   what executors in processes of their own cost\n");
+               "             [--only cluster]   what executors in processes of their own cost\n"
+               "             [--only network]   what TLS costs\n");
   return 2;
 }
 

@@ -1,11 +1,13 @@
-// The command `sluice`: looks after what streams leave on disk.
+// The command `sluice`: looks after what streams leave on disk, and makes the certificates of a cluster.
 //
 //     sluice checkpoint ls /var/lib/hits
+//     sluice certs /etc/sluice
 //     sluice --help
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <string>
 
+#include "cmd/certs.h"
 #include "sluice/runtime/errors.h"
 #include "sluice/runtime/runtime.h"
 #include "sluice/stream/inspect.h"
@@ -26,7 +28,7 @@ int verify(sluice::FileSystem& files, const std::string& directory) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Looks after what sluice's streams leave on disk.", "sluice");
+  CLI::App app("Looks after what sluice's streams leave on disk, and makes the certificates of a cluster.", "sluice");
   app.require_subcommand(1);
   CLI::App* const checkpoint = app.add_subcommand(
       "checkpoint", "Checkpoint directories. All but rm changes nothing, and the stream may run meanwhile.");
@@ -45,6 +47,14 @@ int main(int argc, char** argv) {
   show->add_option("--batch", batch, "batch time in milliseconds; the newest by default");
   CLI::App* const rm = add("rm", "removes a checkpoint, so that the one before it is used");
   rm->add_option("--batch", batch, "batch time in milliseconds")->required();
+  CLI::App* const certs = app.add_subcommand(
+      "certs", "Makes what the hosts of a cluster need to trust each other: an authority and a member.");
+  sluice_cmd::CertsArguments certs_arguments;
+  certs->add_option("DIR", certs_arguments.directory, "where ca.pem, ca.key, node.pem and node.key go")->required();
+  certs->add_option("--days", certs_arguments.days, "how long the member's certificate is valid")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 36'500));
+  certs->add_flag("--renew", certs_arguments.renew, "a new member of the authority that is there");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -56,6 +66,7 @@ int main(int argc, char** argv) {
     if (*verify_command) return verify(files, directory);
     if (*show) std::fputs(sluice::detail::show_checkpoint(files, directory, batch).c_str(), stdout);
     if (*rm) sluice::detail::remove_checkpoint(files, directory, batch);
+    if (*certs) sluice_cmd::make_certs(certs_arguments);
     return 0;
   } catch (const sluice::Error& error) {
     std::fprintf(stderr, "sluice: %s\n", error.what());

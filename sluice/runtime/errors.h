@@ -88,13 +88,15 @@ namespace sluice {
   X(401, io_failed, "an operation on a file failed", "see why below")                                                  \
   X(402, network_failed, "an operation on the network failed", "see why below")                                        \
   X(403, not_listening_address, "refusing to listen beyond loopback without a token and TLS",                          \
-    "listen on 127.0.0.1, or configure a token and TLS")                                                               \
+    "listen on 127.0.0.1, or configure a token and TLS (`sluice certs` makes the certificates)")                       \
   X(410, not_a_directory, "the path of a file stream is not a directory", "create the directory before start()")       \
   X(411, not_readable, "a file or directory cannot be read", "check that it exists and its permissions")               \
   X(412, file_changed, "a file has changed since it was chosen for a batch",                                           \
     "move finished files into the directory; never rewrite a file that lies in it")                                    \
   X(413, process_failed, "a child process could not be started or ended with an error", "see why below")               \
-  X(414, database_failed, "a database could not be reached or refused a statement", "see why below")
+  X(414, database_failed, "a database could not be reached or refused a statement", "see why below")                   \
+  X(415, bad_certificate, "a certificate or its key cannot be used",                                                   \
+    "see why below; `sluice certs DIR` makes certificates, and `--renew` new ones of the same authority")
 
 /// What went wrong. The number is printed as `SLU-nnn` and explained in docs/errors.md.
 enum class Code : int {

@@ -8,8 +8,8 @@
 namespace sluice {
 namespace {
 
-void write_synced(FileSystem& files, const std::string& path, std::string_view bytes) {
-  const std::unique_ptr<File> file = files.create(path);
+void write_synced(FileSystem& files, const std::string& path, std::string_view bytes, Readers readers) {
+  const std::unique_ptr<File> file = readers == Readers::owner ? files.create_private(path) : files.create(path);
   file->append(bytes);
   file->sync();
 }
@@ -25,10 +25,10 @@ void remove_temporary(FileSystem& files, const std::string& path) {
 
 }  // namespace
 
-void FileSystem::publish(const std::string& path, std::string_view bytes) {
+void FileSystem::publish(const std::string& path, std::string_view bytes, Readers readers) {
   const std::string temporary = temporary_name(path);
   try {
-    write_synced(*this, temporary, bytes);
+    write_synced(*this, temporary, bytes, readers);
     rename(temporary, path);
   } catch (...) {
     remove_temporary(*this, temporary);
@@ -37,11 +37,11 @@ void FileSystem::publish(const std::string& path, std::string_view bytes) {
   sync_directory(parent_path(path));
 }
 
-bool FileSystem::publish_new(const std::string& path, std::string_view bytes) {
+bool FileSystem::publish_new(const std::string& path, std::string_view bytes, Readers readers) {
   const std::string temporary = temporary_name(path);
   bool renamed = false;
   try {
-    write_synced(*this, temporary, bytes);
+    write_synced(*this, temporary, bytes, readers);
     renamed = rename_new(temporary, path);
   } catch (...) {
     remove_temporary(*this, temporary);

@@ -29,6 +29,8 @@ struct FileInfo {
   Time birth{};
   Time modified{};
   bool is_directory = false;
+  /// Permission bits: 0644.
+  unsigned mode = 0;
   /// The path itself is a symbolic link. All else describes what it leads to; of a dangling link, the link.
   bool is_link = false;
 
@@ -36,6 +38,9 @@ struct FileInfo {
     return device == other.device && inode == other.inode && birth == other.birth;
   }
 };
+
+/// Who may read a file.
+enum class Readers { everyone, owner };
 
 /// An open file. Closes itself; closing never flushes to disk, `sync()` does.
 class File {
@@ -67,6 +72,9 @@ class FileSystem {
   virtual std::unique_ptr<File> open_append(const std::string& path) = 0;
   /// Creates an empty file, replacing an older one of that name. Nobody else may write to it while it is open.
   virtual std::unique_ptr<File> create(const std::string& path) = 0;
+  /// Creates a file for secrets: from its first instant on only its owner may read and write it (mode 0600). Errors:
+  /// SLU-401, also when something has the name.
+  virtual std::unique_ptr<File> create_private(const std::string& path) = 0;
   /// Moves atomically, replacing the target. Durable only after `sync_directory` of the target's directory.
   virtual void rename(const std::string& from, const std::string& to) = 0;
   /// Moves atomically if nothing has the name `to`; else returns false and changes nothing. Of any number of callers,
@@ -91,10 +99,10 @@ class FileSystem {
   /// Writes `bytes` so that after a crash at any instant `path` holds either the old content or all of the new one:
   /// temporary name, sync, rename, directory sync. The temporary lies beside `path`, its name begins with '.' and ends
   /// with ".tmp"; a crash can leave one behind, which is never read and may be removed by the directory's owner.
-  void publish(const std::string& path, std::string_view bytes);
+  void publish(const std::string& path, std::string_view bytes, Readers readers = Readers::everyone);
   /// The same if nothing has the name `path`; else returns false and changes nothing. So a name can be taken by one of
   /// several processes (compare and set): the next epoch of a directory, for instance.
-  bool publish_new(const std::string& path, std::string_view bytes);
+  bool publish_new(const std::string& path, std::string_view bytes, Readers readers = Readers::everyone);
   /// Removes a directory with all it holds (links, not what they lead to); false when there was none.
   bool remove_all(const std::string& path);
 

@@ -67,6 +67,19 @@ TEST_F(LocalFilesTest, PublishLeavesNoTemporary) {
   EXPECT_EQ(names(), Names{"a"});
 }
 
+TEST_F(LocalFilesTest, APrivateFileIsForItsOwnerAndNew) {
+  files_.create_private(path("key"))->append("secret");
+  EXPECT_EQ(files_.stat(path("key"))->mode, 0600U);
+  EXPECT_EQ(text("key"), "secret");
+  EXPECT_EQ(code_of([&] { files_.create_private(path("key")); }), Code::io_failed);
+  files_.publish(path("key"), "other", Readers::owner);
+  EXPECT_EQ(files_.open(path("key"))->info().mode, 0600U);
+  EXPECT_TRUE(files_.publish_new(path("new"), "other", Readers::owner));
+  EXPECT_EQ(files_.stat(path("new"))->mode, 0600U);
+  write("open", "text");
+  EXPECT_EQ(files_.stat(path("open"))->mode & 0400U, 0400U);
+}
+
 // A reader that opened the old file keeps the old bytes: the name moved to a new file and nothing was overwritten.
 TEST_F(LocalFilesTest, PublishReplacesTheNameAndNotTheBytes) {
   files_.publish(path("a"), std::string("old"));

@@ -45,6 +45,7 @@ FileInfo to_info(const struct statx& data, std::string path) {
   if ((data.stx_mask & STATX_BTIME) != 0) info.birth = to_time(data.stx_btime);
   info.modified = to_time(data.stx_mtime);
   info.is_directory = S_ISDIR(data.stx_mode);
+  info.mode = data.stx_mode & 07777U;
   return info;
 }
 
@@ -175,6 +176,11 @@ class LocalFiles final : public FileSystem {
     return open_to_write(path, O_TRUNC, Access::rewrite);
   }
 
+  std::unique_ptr<File> create_private(const std::string& path) override {
+    // O_EXCL: a file that was there may be open for others, whatever its mode becomes.
+    return open_to_write(path, O_EXCL, Access::rewrite, 0600);
+  }
+
   void rename(const std::string& from, const std::string& to) override {
     if (::rename(from.c_str(), to.c_str()) < 0) throw_failed("rename to " + to + " of", from, errno);
   }
@@ -268,12 +274,12 @@ class LocalFiles final : public FileSystem {
     if (descriptor.is_open()) sync_or_die(::fsync, descriptor.get(), parent);
   }
 
-  static Descriptor open_descriptor(const std::string& path, int flags) {
-    return Descriptor(uninterrupted([&] { return ::open(path.c_str(), flags | O_CLOEXEC, 0644); }));
+  static Descriptor open_descriptor(const std::string& path, int flags, mode_t mode = 0644) {
+    return Descriptor(uninterrupted([&] { return ::open(path.c_str(), flags | O_CLOEXEC, mode); }));
   }
 
-  static std::unique_ptr<File> open_to_write(const std::string& path, int flags, Access access) {
-    Descriptor descriptor = open_descriptor(path, O_RDWR | O_CREAT | flags);
+  static std::unique_ptr<File> open_to_write(const std::string& path, int flags, Access access, mode_t mode = 0644) {
+    Descriptor descriptor = open_descriptor(path, O_RDWR | O_CREAT | flags, mode);
     if (!descriptor.is_open()) throw_failed("open", path, errno);
     return std::make_unique<LocalFile>(std::move(descriptor), path, access);
   }

@@ -20,10 +20,12 @@
 #include <cerrno>
 #include <charconv>
 #include <cstddef>
+#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -116,6 +118,12 @@ class PosixConnection final : public Connection {
     }
   }
 
+  void close_with(std::string_view last_words) override {
+    if (closed_.exchange(true)) return;
+    if (send_now(socket_.get(), last_words) && !last_words.empty()) return linger(last_words);
+    ::shutdown(socket_.get(), SHUT_RDWR);
+  }
+
   void close() override {
     closed_.store(true);
     // ENOTCONN when the peer was faster: then nothing is left to shut down.
@@ -125,6 +133,41 @@ class PosixConnection final : public Connection {
   std::string peer() const override { return peer_; }
 
  private:
+  // Takes from `bytes` what the socket has room for; false when it takes none any more.
+  static bool send_now(int socket, std::string_view& bytes) {
+    while (!bytes.empty()) {
+      const ssize_t count = ::send(socket, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+      if (count < 0 && errno != EINTR) return errno == EAGAIN || errno == EWOULDBLOCK;
+      bytes.remove_prefix(static_cast<std::size_t>(std::max<ssize_t>(count, 0)));
+    }
+    return true;
+  }
+
+  // The peer is slow, and this side is done. What was written is the kernel's to deliver; the last words need somebody
+  // who waits for room. That is rare: they are few bytes.
+  void linger(std::string_view last_words) {
+    const auto copy = std::make_shared<Descriptor>(::fcntl(socket_.get(), F_DUPFD_CLOEXEC, 0));
+    try {
+      std::thread([copy, words = std::string(last_words)] {
+        try {
+          const Time deadline = system_clock().now() + std::chrono::seconds(10);
+          std::string_view left = words;
+          while (send_now(copy->get(), left) && !left.empty()) {
+            if (!wait_for_events(copy->get(), POLLOUT, system_clock(), deadline)) break;
+          }
+        } catch (const Error& error) {
+          std::fprintf(stderr, "sluice: %s\n", error.what());
+        }
+        ::shutdown(copy->get(), SHUT_RDWR);
+      }).detach();
+    } catch (const std::system_error&) {
+      // No thread to be had: the words are lost.
+      ::shutdown(socket_.get(), SHUT_RDWR);
+      return;
+    }
+    ::shutdown(socket_.get(), SHUT_RD);  // wakes who reads
+  }
+
   const Descriptor socket_;
   const std::string peer_;
   const Clock& clock_;
@@ -467,10 +510,16 @@ class PosixTransport final : public Transport {
   }
 
   std::unique_ptr<Listener> listen(const Address& address) override {
-    return address.text.starts_with(unix_prefix) ? listen_unix(address) : listen_tcp(address);
+    return address.text.starts_with(unix_prefix) ? listen_unix(address) : listen_tcp(address, Where::loopback);
+  }
+
+  std::unique_ptr<Listener> listen_anywhere(const Address& address) override {
+    return address.text.starts_with(unix_prefix) ? listen_unix(address) : listen_tcp(address, Where::anywhere);
   }
 
  private:
+  enum class Where { loopback, anywhere };
+
   std::unique_ptr<Listener> listen_unix(const Address& address) {
     const SocketAddress at = unix_address(address.text);
     const char* const path = address.text.c_str() + unix_prefix.size();
@@ -489,15 +538,15 @@ class PosixTransport final : public Transport {
     return std::make_unique<PosixListener>(std::move(socket), address, clock_);
   }
 
-  std::unique_ptr<Listener> listen_tcp(const Address& address) {
+  std::unique_ptr<Listener> listen_tcp(const Address& address, Where where) {
     const std::string& text = address.text;
     const HostPort name = parse_host_port(text);
     // No host means all interfaces to most programs, so its failure is that of 0.0.0.0.
-    if (name.host.empty() || name.host == "*") refuse(text);
+    if (where == Where::loopback && (name.host.empty() || name.host == "*")) refuse(text);
     const Resolution found = resolve(name, clock_, Time::max());
     if (!found.failure.empty()) throw_failed("listen on", text, found.failure);
     for (const SocketAddress& at : found.addresses) {
-      if (!is_loopback(at)) refuse(text);
+      if (where == Where::loopback && !is_loopback(at)) refuse(text);
     }
     int error = EADDRNOTAVAIL;
     for (const SocketAddress& at : found.addresses) {

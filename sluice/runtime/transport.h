@@ -33,6 +33,13 @@ class Connection {
   virtual void write(std::string_view bytes, Time deadline) = 0;
   /// Ends both directions and wakes blocked calls. May be called more than once.
   virtual void close() = 0;
+  /// As `close`, and the peer reads `last_words` before the end. It waits for nothing: what does not fit into the
+  /// buffers now is sent by and by, as what was written before is; after 10 s, or when the process ends, it is lost.
+  /// Not while another thread writes. For protocols that end with a word, as TLS does; without them this is `close`.
+  virtual void close_with(std::string_view last_words) {
+    static_cast<void>(last_words);
+    close();
+  }
   virtual std::string peer() const = 0;
 };
 
@@ -70,6 +77,9 @@ class Transport {
   /// Listens on loopback or a unix socket. Errors: SLU-402 when bound already, SLU-403 for any other address,
   /// SLU-109 for one that cannot be understood.
   virtual std::unique_ptr<Listener> listen(const Address& address) = 0;
+  /// Listens on any address of this host, or on all of them ("0.0.0.0:port", "[::]:port"). Only for who secures what
+  /// comes in, as the transport of tls.h does, or whose user has typed `insecure`. Errors: SLU-402, SLU-109 as above.
+  virtual std::unique_ptr<Listener> listen_anywhere(const Address& address) = 0;
 };
 
 }  // namespace sluice

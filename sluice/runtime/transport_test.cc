@@ -1,7 +1,9 @@
 #include "sluice/runtime/transport.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <ifaddrs.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -374,6 +376,75 @@ TEST_F(TransportTest, AConnectionThatIsNotAnsweredInTimeIsAnError) {
 TEST_F(TransportTest, ListeningBeyondLoopbackIsRefused) {
   for (const char* text : {"0.0.0.0:0", "[::]:0", ":0", "*:0", "192.0.2.1:0", "[::ffff:192.0.2.1]:0"}) {
     failure(Code::not_listening_address, [&] { transport_.listen({text}); });
+  }
+}
+
+// An address of this machine that is not of loopback, or 0.
+in_addr_t own_address() {
+  ifaddrs* all = nullptr;
+  if (::getifaddrs(&all) != 0) return 0;
+  in_addr_t found = 0;
+  for (const ifaddrs* at = all; at != nullptr; at = at->ifa_next) {
+    if (at->ifa_addr == nullptr || at->ifa_addr->sa_family != AF_INET) continue;
+    sockaddr_in address;
+    std::memcpy(&address, at->ifa_addr, sizeof address);
+    if (ntohl(address.sin_addr.s_addr) >> 24 != 127) found = address.sin_addr.s_addr;
+  }
+  ::freeifaddrs(all);
+  return found;
+}
+
+TEST_F(TransportTest, WhoSaysSoListensOnAllAddresses) {
+  const auto listener = transport_.listen_anywhere({"0.0.0.0:0"});
+  const std::string bound = listener->address().text;
+  EXPECT_TRUE(bound.starts_with("0.0.0.0:")) << bound;
+  const std::string port = bound.substr(bound.rfind(':'));
+  Pair pair{nullptr, transport_.connect({"127.0.0.1" + port}, never), listener->accept(never)};
+  expect_round_trip(pair);
+}
+
+TEST_F(TransportTest, WhoSaysSoListensOnAllAddressesOfIpv6) {
+  std::unique_ptr<Listener> listener;
+  try {
+    listener = transport_.listen_anywhere({"[::]:0"});
+  } catch (const Error& error) {
+    GTEST_SKIP() << "this machine has no IPv6: " << error.what();
+  }
+  const std::string port = listener->address().text.substr(4);
+  Pair pair{nullptr, transport_.connect({"[::1]" + port}, never), listener->accept(never)};
+  expect_round_trip(pair);
+}
+
+TEST_F(TransportTest, WhoSaysSoListensOnAnAddressOfTheHost) {
+  const in_addr_t own = own_address();
+  if (own == 0) GTEST_SKIP() << "this machine has no address but that of loopback";
+  char text[INET_ADDRSTRLEN] = "";
+  ::inet_ntop(AF_INET, &own, text, sizeof text);
+  failure(Code::not_listening_address, [&] { transport_.listen(Address::tcp(text, 0)); });
+  const auto listener = transport_.listen_anywhere(Address::tcp(text, 0));
+  Pair pair{nullptr, transport_.connect(listener->address(), never), listener->accept(never)};
+  expect_round_trip(pair);
+  failure(Code::network_failed, [&] { transport_.listen_anywhere({":0"}); });
+  EXPECT_NE(transport_.listen_anywhere(unix_address()), nullptr);
+}
+
+TEST_F(TransportTest, LastWordsGoBeforeTheEnd) {
+  Pair pair = connected(Address::tcp("127.0.0.1", 0));
+  pair.client->close_with("bye");
+  pair.client->close_with("nobody hears it");
+  EXPECT_EQ(read_all(*pair.server), "bye");
+}
+
+TEST_F(TransportTest, LastWordsThatDoNotFitGoByAndBy) {
+  for (const Address& address : {Address::tcp("127.0.0.1", 0), unix_address()}) {
+    Pair pair = connected(address);
+    failure(Code::network_failed, [&] { pair.client->write(std::string(64 << 20, 'x'), past); });
+    const auto reader =
+        system_runtime().spawn("reads", [&] { failure(Code::network_failed, [&] { read_some(*pair.client); }); });
+    pair.client->close_with("bye");
+    reader->join();
+    pair.client.reset();
+    EXPECT_TRUE(read_all(*pair.server).ends_with("xbye"));
   }
 }
 

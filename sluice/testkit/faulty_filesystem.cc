@@ -147,6 +147,11 @@ std::unique_ptr<File> FaultyFileSystem::create(const std::string& path) {
   return std::make_unique<FaultyFile>(*this, base_.create(path), path);
 }
 
+std::unique_ptr<File> FaultyFileSystem::create_private(const std::string& path) {
+  begin(FileOperation::create, path);
+  return std::make_unique<FaultyFile>(*this, base_.create_private(path), path);
+}
+
 void FaultyFileSystem::rename(const std::string& from, const std::string& to) {
   begin(FileOperation::rename, to);
   base_.rename(from, to);

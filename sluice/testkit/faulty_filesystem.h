@@ -89,6 +89,7 @@ class FaultyFileSystem : public FileSystem {
   std::unique_ptr<File> open(const std::string& path) override;
   std::unique_ptr<File> open_append(const std::string& path) override;
   std::unique_ptr<File> create(const std::string& path) override;
+  std::unique_ptr<File> create_private(const std::string& path) override;
   void rename(const std::string& from, const std::string& to) override;
   bool rename_new(const std::string& from, const std::string& to) override;
   bool remove(const std::string& path) override;

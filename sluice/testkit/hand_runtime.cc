@@ -112,6 +112,7 @@ class HandConnection final : public Connection {
   }
 
   void close() override { system_->close(); }
+  void close_with(std::string_view last_words) override { system_->close_with(last_words); }
   std::string peer() const override { return system_->peer(); }
 
  private:
@@ -170,6 +171,10 @@ class HandTransport final : public Transport {
 
   std::unique_ptr<Listener> listen(const Address& address) override {
     return std::make_unique<HandListener>(hand_, system_runtime().transport().listen(address));
+  }
+
+  std::unique_ptr<Listener> listen_anywhere(const Address& address) override {
+    return std::make_unique<HandListener>(hand_, system_runtime().transport().listen_anywhere(address));
   }
 
  private:

@@ -71,6 +71,7 @@ struct SimFileSystem::Node {
   Time birth;
   Time modified;
   bool is_directory = false;
+  unsigned mode = 0644;
 
   bool has_name = true;
   Number unnamed_by = 0;
@@ -251,6 +252,7 @@ FileInfo SimFileSystem::info(const Node& node, std::string path) {
   info.birth = node.birth;
   info.modified = node.modified;
   info.is_directory = node.is_directory;
+  info.mode = node.is_directory ? 0755 : node.mode;
   return info;
 }
 
@@ -292,13 +294,21 @@ std::unique_ptr<File> SimFileSystem::create(const std::string& path) {
   return open_to_write("create", path, SimAccess::rewrite);
 }
 
-std::unique_ptr<File> SimFileSystem::open_to_write(const char* operation, const std::string& path, SimAccess access) {
+std::unique_ptr<File> SimFileSystem::create_private(const std::string& path) {
+  return open_to_write("create", path, SimAccess::rewrite, Readers::owner);
+}
+
+std::unique_ptr<File> SimFileSystem::open_to_write(const char* operation, const std::string& path, SimAccess access,
+                                                   Readers readers) {
   begin(operation, path);
   NodePtr node = find(path);
   if (!node) {
     const std::optional<Place> at = place(path);
     if (!at || path.ends_with('/')) fail(operation, path, "No such directory");
     node = make_node(*at, false);
+    if (readers == Readers::owner) node->mode = 0600;
+  } else if (readers == Readers::owner) {
+    fail(operation, path, "File exists");
   } else if (node->is_directory) {
     fail(operation, path, "Is a directory");
   } else if (access == SimAccess::rewrite) {

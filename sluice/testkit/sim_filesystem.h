@@ -37,6 +37,7 @@ class SimFileSystem final : public FileSystem {
   std::unique_ptr<File> open_append(const std::string& path) override;
   /// As the system's: an older file of that name is cut to nothing and stays the same file.
   std::unique_ptr<File> create(const std::string& path) override;
+  std::unique_ptr<File> create_private(const std::string& path) override;
   void rename(const std::string& from, const std::string& to) override;
   bool rename_new(const std::string& from, const std::string& to) override;
   bool remove(const std::string& path) override;
@@ -78,7 +79,8 @@ class SimFileSystem final : public FileSystem {
   std::optional<Place> place(const std::string& path) const;
   static FileInfo info(const Node& node, std::string path);
   NodePtr make_node(const Place& at, bool is_directory);
-  std::unique_ptr<File> open_to_write(const char* operation, const std::string& path, SimAccess access);
+  std::unique_ptr<File> open_to_write(const char* operation, const std::string& path, SimAccess access,
+                                      Readers readers = Readers::everyone);
   void move(const std::string& from, const std::string& to);
   void take_name(const NodePtr& node, Number change);
   void free_if_unused(Node& node);

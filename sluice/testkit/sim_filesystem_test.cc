@@ -44,6 +44,17 @@ bool fails(const std::function<void()>& call) {
   return false;
 }
 
+TEST(SimFileSystem, APrivateFileIsNewAndForItsOwner) {
+  Simulation sim(1);
+  FileSystem& files = sim.files();
+  files.publish("/key", "secret", Readers::owner);
+  EXPECT_EQ(files.stat("/key")->mode, 0600U);
+  EXPECT_EQ(content(files, "/key"), "secret");
+  EXPECT_TRUE(fails([&] { files.create_private("/key"); }));
+  files.publish("/text", "text");
+  EXPECT_EQ(files.stat("/text")->mode, 0644U);
+}
+
 TEST(SimFileSystem, ReadsWhatWasWritten) {
   Simulation sim(1);
   FileSystem& files = sim.files();

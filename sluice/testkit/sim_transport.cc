@@ -167,12 +167,16 @@ class SimConnection final : public Connection {
       }
       const std::size_t most = std::min(room, bytes.size());
       const std::size_t size = scheduler_.random().chance(0.5) ? most : 1 + scheduler_.random().below(most);
-      stream.last_arrival = std::max(stream.last_arrival, scheduler_.now() + draw_delay(scheduler_));
-      stream.pieces.push_back({stream.last_arrival, std::string(bytes.substr(0, size))});
-      stream.unread += size;
+      push(stream, bytes.substr(0, size));
       bytes.remove_prefix(size);
-      scheduler_.wake_all(stream.readers);
     }
+  }
+
+  void close_with(std::string_view last_words) override {
+    SimTransport::Stream& out = link_->streams[1 - side_];
+    const bool is_open = link_->life == scheduler_.life() && !link_->closed[side_] && !link_->reset;
+    if (is_open && !link_->closed[1 - side_] && !last_words.empty()) push(out, last_words);
+    end();
   }
 
   void close() override { end(); }
@@ -193,6 +197,13 @@ class SimConnection final : public Connection {
     if (link_->life != scheduler_.life()) fail(call, peer(), "the process that opened it is gone");
     if (link_->closed[side_]) fail(call, peer(), "the connection was closed on this side");
     if (link_->reset) fail(call, peer(), "Connection reset by peer");
+  }
+
+  void push(SimTransport::Stream& stream, std::string_view piece) {
+    stream.last_arrival = std::max(stream.last_arrival, scheduler_.now() + draw_delay(scheduler_));
+    stream.pieces.push_back({stream.last_arrival, std::string(piece)});
+    stream.unread += piece.size();
+    scheduler_.wake_all(stream.readers);
   }
 
   // As many bytes as the network likes to hand over now, at least one.

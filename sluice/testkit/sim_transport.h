@@ -18,6 +18,8 @@ class SimTransport final : public Transport {
 
   std::unique_ptr<Connector> connector(const Address& address) override;
   std::unique_ptr<Listener> listen(const Address& address) override;
+  /// The same: there is nowhere else.
+  std::unique_ptr<Listener> listen_anywhere(const Address& address) override { return listen(address); }
 
  private:
   friend class SimConnector;

@@ -168,6 +168,27 @@ TEST(SimTransport, CloseWakesBlockedCallsAndEndsBothDirections) {
   });
 }
 
+TEST(SimTransport, LastWordsGoBeforeTheEnd) {
+  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+    Simulation sim(seed);
+    run_pair(
+        sim,
+        [&](Connection& connection) {
+          sim.wait_for(seconds(1));
+          EXPECT_TRUE(read_all(connection).ends_with("bye"));
+        },
+        [&](Connection& connection) {
+          connection.write("text", never);
+          if (seed % 2 == 1) {
+            EXPECT_EQ(code_of([&] { connection.write(std::string(10 << 20, 'x'), sim.clock().now()); }),
+                      Code::network_failed);
+          }
+          connection.close_with("bye");
+          connection.close_with("nobody hears it");
+        });
+  }
+}
+
 TEST(SimTransport, RefusesWhatTheSystemRefuses) {
   Simulation sim(4);
   sim.run([&] {
