@@ -23,11 +23,13 @@ void make_certs(const CertsArguments& arguments) {
   }
   std::printf(
       "%s  a member's certificate, until %s\n"
-      "%s  its key\n\n",
-      files.certificate.c_str(), dates.member.c_str(), files.key.c_str());
+      "%s  its key\n"
+      "%s  what all members share\n\n",
+      files.certificate.c_str(), dates.member.c_str(), files.key.c_str(), files.token.c_str());
   std::printf(
-      "Copy ca.pem, node.pem and node.key (mode 0600) to each host of the cluster, and there let nobody read node.key\n"
-      "but the user that the programs run as: who has it is a member, and a member can run any code of the program.\n");
+      "Copy ca.pem, node.pem, node.key and token (the last two with mode 0600) to each host of the cluster, and there\n"
+      "let nobody read them but the user that the programs run as: who has them is a member, and a member can run any\n"
+      "code of the program.\n");
   if (!arguments.renew) {
     std::printf("Keep ca.key where it is, or better on no host of the cluster: who has it can make members.\n");
   }

@@ -50,7 +50,8 @@ int main(int argc, char** argv) {
   CLI::App* const certs = app.add_subcommand(
       "certs", "Makes what the hosts of a cluster need to trust each other: an authority and a member.");
   sluice_cmd::CertsArguments certs_arguments;
-  certs->add_option("DIR", certs_arguments.directory, "where ca.pem, ca.key, node.pem and node.key go")->required();
+  certs->add_option("DIR", certs_arguments.directory, "where ca.pem, ca.key, node.pem, node.key and token go")
+      ->required();
   certs->add_option("--days", certs_arguments.days, "how long the member's certificate is valid")
       ->capture_default_str()
       ->check(CLI::Range(1, 36'500));

@@ -15,6 +15,8 @@ struct Master {
   std::size_t cores = 0;
   /// Processes with so many cores each; 0: threads of this one.
   std::size_t executors = 0;
+  /// Somebody else starts them, and they say how many cores they have.
+  bool are_started_elsewhere = false;
 };
 
 /// The numbers of "NAME[A,B]"; nothing when it is written otherwise.
@@ -41,8 +43,9 @@ Master master_of(const std::string& master) {
   if (master == "local[*]") return {core_count()};
   if (const auto local = numbers_of(master, "local"); local.size() == 1) return {local[0]};
   if (const auto cluster = numbers_of(master, "local-cluster"); cluster.size() == 2) return {cluster[1], cluster[0]};
-  throw Error(Code::bad_setting,
-              {.why = "--sluice.master: \"" + master + "\" is none of local, local[N], local[*], local-cluster[E,N]"});
+  if (const auto cluster = numbers_of(master, "cluster"); cluster.size() == 1) return {1, cluster[0], true};
+  throw Error(Code::bad_setting, {.why = "--sluice.master: \"" + master +
+                                         "\" is none of local, local[N], local[*], local-cluster[E,N], cluster[E]"});
 }
 
 }  // namespace
@@ -77,12 +80,18 @@ Context::Context(const ContextOptions& options) {
   };
   const bool copies_state = keeps_copies("state-copies", options.state_copies);
   const bool copies_blocks = keeps_copies("block-copies", options.block_copies);
+  const std::string listen = settings.text("listen", options.listen, "127.0.0.1:7077");
+  const std::string certs = settings.text("certs", options.certs, "");
+  if (master.are_started_elsewhere && certs.empty()) {
+    throw Error(Code::bad_setting,
+                {.why = "--sluice.certs: cluster[E] needs a directory that `sluice certs` has made"});
+  }
   detail::Engine::MakeRunner make_runner;
   if (master.executors > 0) {
     make_runner = [&](detail::Engine& made) {
       detail::ClusterOptions cluster;
       cluster.executors = master.executors;
-      cluster.cores = static_cast<std::uint32_t>(master.cores);
+      cluster.cores = master.are_started_elsewhere ? 0 : static_cast<std::uint32_t>(master.cores);
       cluster.memory_bytes = made.options().blocks.memory_bytes;
       cluster.spill_directory = made.options().blocks.spill_directory;
       cluster.task_tries = made.options().task_tries;
@@ -91,7 +100,9 @@ Context::Context(const ContextOptions& options) {
       cluster.copy_blocks = copies_blocks;
       // Processes live in the real world alone.
       std::unique_ptr<detail::ClusterManager> manager;
-      if (&runtime == &system_runtime()) {
+      if (master.are_started_elsewhere) {
+        manager = detail::make_started_elsewhere(detail::secured_network(runtime, certs), Address{listen});
+      } else if (&runtime == &system_runtime()) {
         manager = detail::make_local_processes(runtime);
       } else {
         manager = std::make_unique<detail::ThreadExecutors>(runtime);

@@ -24,7 +24,8 @@ struct ContextOptions {
   std::string app{};
   /// Where tasks run (master): "local" one thread, "local[N]" N threads, "local[*]" one a core of this process;
   /// "local-cluster[E,N]" E processes of this host with N threads each, for which the program must begin with
-  /// `sluice::init`. Empty: "local[*]".
+  /// `sluice::init`; "cluster[E]" waits for E executors that are started with --sluice.executor, on any host
+  /// (docs/cluster.md). Empty: "local[*]".
   std::string master{};
   /// Partitions of shuffles and collections where a call does not say (partitions). It decides the order of results,
   /// so it never follows the number of cores. 0: 4.
@@ -50,6 +51,10 @@ struct ContextOptions {
   std::size_t state_copies = 0;
   /// On a cluster, executors that keep each block of a receiver (block-copies), 1 or 2. 0: 2.
   std::size_t block_copies = 0;
+  /// Where "cluster[E]" listens (listen). Empty: 127.0.0.1:7077.
+  std::string listen{};
+  /// Directory that `sluice certs` has made (certs); "cluster[E]" needs one.
+  std::string certs{};
   /// The outside world; nullptr: the system's. Must outlive the context.
   Runtime* runtime = nullptr;
 };

@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include "sluice/cluster/manager.h"
+#include "sluice/cluster/network.h"
 #include "sluice/runtime/errors.h"
 #include "sluice/runtime/process.h"
 
@@ -15,6 +16,11 @@ namespace sluice {
 namespace {
 
 constexpr std::array known{"master",
+                           "listen",
+                           "certs",
+                           "executor",
+                           "cores",
+                           "executor-grace",
                            "app",
                            "partitions",
                            "memory",
@@ -70,10 +76,35 @@ Error bad_setting(std::string_view name, const std::string& why) {
 
 }  // namespace
 
+namespace {
+
+/// An executor of the driver at that address; the settings that it has are those of an executor.
+[[noreturn]] void run_executor(const std::string& driver) {
+  try {
+    detail::SettingsReader settings;
+    detail::ExecutorOptions options;
+    options.driver = driver;
+    options.listen = settings.text("listen", "", "0.0.0.0:0");
+    options.cores = static_cast<std::uint32_t>(settings.number("cores", 0, core_count()));
+    options.memory_bytes = settings.number("memory", 0, std::uint64_t{1} << 30);
+    options.spill_directory = settings.text("spill-directory", "", "/tmp");
+    const std::string certs = settings.text("certs", "", "");
+    if (certs.empty()) throw bad_setting("certs", "an executor needs a directory that `sluice certs` has made");
+    if (options.cores < 1 || options.cores > 4096) throw bad_setting("cores", "from 1 to 4096");
+    const std::chrono::seconds grace(settings.number("executor-grace", 0, 60));
+    detail::run_started_executor(detail::secured_network(system_runtime(), certs), options, grace);
+  } catch (const Error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    std::exit(2);  // tidy: allow banned: nothing has begun, and this is how command lines are refused
+  }
+}
+
+}  // namespace
+
 void init(int& argc, char** argv) {
   detail::run_executor_if_child(argc, argv);
   CommandLine& line = command_line();
-  const std::lock_guard lock(line.mutex);
+  std::unique_lock lock(line.mutex);
   int kept = 1;
   for (int i = 1; i < argc; ++i) {
     const std::string_view argument = argv[i];
@@ -100,6 +131,10 @@ void init(int& argc, char** argv) {
   }
   argv[kept] = nullptr;
   argc = kept;
+  const auto driver = line.values.find("executor");
+  if (driver == line.values.end()) return;
+  lock.unlock();
+  run_executor(driver->second);
 }
 
 namespace detail {

@@ -64,12 +64,13 @@ struct Executor::Task {
   std::map<BlockId, std::string> fetched_blocks;
 };
 
-Executor::Executor(Runtime& runtime, ExecutorOptions options)
+Executor::Executor(Runtime& runtime, Transport& transport, ExecutorOptions options)
     : runtime_(runtime),
+      transport_(transport),
       options_(std::move(options)),
       blocks_(runtime, {options_.memory_bytes, options_.spill_directory}),
       changed_(runtime.condition()),
-      peers_(runtime, options_.token,
+      peers_(runtime, transport, options_.token,
              [this](ExecutorId from, std::string_view message) { return answer(from, message); }),
       services_(runtime, blocks_, peers_,
                 {[this](std::string_view message) { tell_driver(message); },
@@ -109,7 +110,7 @@ bool Executor::run() {
 
 void Executor::register_with_driver(const std::string& address) {
   const Time deadline = runtime_.clock().now() + handshake_time_max;
-  auto channel = std::make_unique<Channel>(runtime_, runtime_.transport().connect(Address{options_.driver}, deadline));
+  auto channel = std::make_unique<Channel>(runtime_, transport_.connect(Address{options_.driver}, deadline));
   Hello hello;
   hello.token = options_.token;
   hello.address = address;
@@ -117,6 +118,7 @@ void Executor::register_with_driver(const std::string& address) {
   hello.pid = process_id();
   const Welcome welcome = say_hello(runtime_, *channel, std::move(hello));
   id_ = welcome.id;
+  heartbeat_ = welcome.heartbeat;
   hash_seed_ = welcome.hash_seed;
   states_.set_hash_seed(hash_seed_);
   check_views_ = welcome.check_views;
@@ -130,7 +132,7 @@ void Executor::beat() {
   const std::string message = encode_message(Heartbeat{});
   for (;;) {
     {
-      const Time next = runtime_.clock().now() + options_.heartbeat;
+      const Time next = runtime_.clock().now() + heartbeat_;
       std::unique_lock lock(mutex_);
       while (!closed_ && runtime_.clock().now() < next) changed_->wait_until(lock, next);
       if (closed_) return;

@@ -43,14 +43,13 @@ struct ExecutorOptions {
   std::string spill_directory;
   /// Of the sockets of all; removed by executors that outlive their parent. Empty: there is none.
   std::string socket_directory{};
-  /// Time between two signs of life.
-  Duration heartbeat = std::chrono::milliseconds(200);
 };
 
 /// See the head of this file. Threads: `close` from anywhere, the rest from one.
 class Executor {
  public:
-  Executor(Runtime& runtime, ExecutorOptions options);
+  /// `transport` outlives it.
+  Executor(Runtime& runtime, Transport& transport, ExecutorOptions options);
   ~Executor();
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
@@ -97,7 +96,9 @@ class Executor {
   Fetched buckets_for(const Fetch& fetch);
 
   Runtime& runtime_;
+  Transport& transport_;
   const ExecutorOptions options_;
+  Duration heartbeat_{};
   BlockStore blocks_;
   ShuffleStore shuffles_;
   StateKeeper states_;

@@ -21,11 +21,14 @@ constexpr Duration parent_end_max = std::chrono::milliseconds(200);
 constexpr Duration short_life = std::chrono::seconds(1);
 constexpr Duration pause_min = std::chrono::milliseconds(10);
 constexpr Duration pause_max = std::chrono::seconds(5);
+/// Between two attempts to reach a driver.
+constexpr Duration reconnect_pause_max = std::chrono::milliseconds(500);
 
 class LocalProcesses final : public ClusterManager {
  public:
   explicit LocalProcesses(Runtime& runtime)
       : runtime_(runtime),
+        network_(plain_network(runtime)),
         stopped_(runtime.condition()),
         directory_("/tmp/sluice-cluster-" + std::to_string(runtime.random_seed())),
         threads_(runtime) {
@@ -58,6 +61,7 @@ class LocalProcesses final : public ClusterManager {
   }
 
   Address driver_address() override { return Address{"unix:" + directory_ + "/driver"}; }
+  const ClusterNetwork& network() const override { return network_; }
 
  private:
   void run(ExecutorOptions options, std::size_t number) {
@@ -95,6 +99,7 @@ class LocalProcesses final : public ClusterManager {
   }
 
   Runtime& runtime_;
+  const ClusterNetwork network_;
   std::mutex mutex_;
   std::unique_ptr<Condition> stopped_;
   const std::string directory_;
@@ -103,7 +108,23 @@ class LocalProcesses final : public ClusterManager {
   Threads threads_;
 };
 
+class StartedElsewhere final : public ClusterManager {
+ public:
+  StartedElsewhere(ClusterNetwork network, Address listen) : network_(std::move(network)), listen_(std::move(listen)) {}
+  void run_executors(const ExecutorOptions&, std::size_t) override {}
+  Address driver_address() override { return listen_; }
+  const ClusterNetwork& network() const override { return network_; }
+
+ private:
+  const ClusterNetwork network_;
+  const Address listen_;
+};
+
 }  // namespace
+
+std::unique_ptr<ClusterManager> make_started_elsewhere(ClusterNetwork network, Address listen) {
+  return std::make_unique<StartedElsewhere>(std::move(network), std::move(listen));
+}
 
 std::unique_ptr<ClusterManager> make_local_processes(Runtime& runtime) {
   return std::make_unique<LocalProcesses>(runtime);
@@ -117,7 +138,7 @@ void run_executor_if_child(int argc, char** argv) {
   if (!message.has_value()) std::_Exit(1);
   Decoder in(*message);
   const auto options = decode<ExecutorOptions>(in);
-  Executor executor(runtime, options);
+  Executor executor(runtime, runtime.transport(), options);
   // It does not outlive its parent: nobody would know of it.
   std::mutex mutex;
   const auto changed = runtime.condition();
@@ -156,7 +177,37 @@ void run_executor_if_child(int argc, char** argv) {
   std::_Exit(status);  // the rest of main belongs to the driver
 }
 
-ThreadExecutors::ThreadExecutors(Runtime& runtime) : runtime_(runtime) {}
+void run_started_executor(const ClusterNetwork& network, ExecutorOptions options, Duration grace) {
+  Runtime& runtime = system_runtime();
+  options.token = network.token;
+  const Time until = runtime.clock().now() + grace;
+  std::mutex mutex;
+  const auto never = runtime.condition();
+  for (Duration pause = pause_min;; pause = std::min(2 * pause, reconnect_pause_max)) {
+    std::string why;
+    try {
+      Executor executor(runtime, *network.transport, options);
+      set_shared_value_loader([&executor](std::uint64_t id) { return executor.load_shared_value(id); });
+      if (executor.run()) std::_Exit(0);
+      std::fprintf(stderr, "sluice: executor: the driver is lost; waiting for the next one\n");
+      std::fflush(stdout);
+      restart_process();
+    } catch (const Error& error) {
+      why = error.details().why;
+      const bool is_final = error.code() != Code::network_failed;
+      if (is_final || runtime.clock().now() >= until) {
+        std::fprintf(stderr, "sluice: executor: %s\n", error.what());
+        std::_Exit(is_final ? 1 : given_up);
+      }
+    }
+    if (pause == pause_min) std::fprintf(stderr, "sluice: executor: waiting for a driver: %s\n", why.c_str());
+    const Time next = runtime.clock().now() + pause;
+    std::unique_lock lock(mutex);
+    while (runtime.clock().now() < next) never->wait_until(lock, next);
+  }
+}
+
+ThreadExecutors::ThreadExecutors(Runtime& runtime) : runtime_(runtime), network_(plain_network(runtime)) {}
 
 ThreadExecutors::~ThreadExecutors() {
   {
@@ -183,7 +234,7 @@ void ThreadExecutors::run(std::size_t number, const ExecutorOptions& options) {
   ExecutorOptions own = options;
   own.listen = Address::tcp("127.0.0.1", 0).text;
   for (;;) {
-    auto executor = std::make_shared<Executor>(runtime_, own);
+    auto executor = std::make_shared<Executor>(runtime_, *network_.transport, own);
     {
       const std::lock_guard lock(mutex_);
       if (stopping_) return;

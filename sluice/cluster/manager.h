@@ -6,6 +6,7 @@
 #include <string>
 
 #include "sluice/cluster/executor.h"
+#include "sluice/cluster/network.h"
 
 namespace sluice::detail {
 
@@ -18,13 +19,17 @@ class ClusterManager {
   /// Sees to it that so many executors run from now on; one that ends is started again, as a new one. `each.listen` is
   /// set here.
   virtual void run_executors(const ExecutorOptions& each, std::size_t count) = 0;
-  /// Where the driver has to listen so that they reach it.
+  /// Where the driver has to listen so that they reach it, and how.
   virtual Address driver_address() = 0;
+  virtual const ClusterNetwork& network() const = 0;
 };
 
 /// Processes of this program on this host, which speak over unix sockets in a directory of their own. Each ends when
 /// this process does.
 std::unique_ptr<ClusterManager> make_local_processes(Runtime& runtime);
+
+/// Executors that somebody starts on any host, with `run_started_executor`.
+std::unique_ptr<ClusterManager> make_started_elsewhere(ClusterNetwork network, Address listen);
 
 /// Threads of this process, or of a simulation: for tests.
 class ThreadExecutors : public ClusterManager {
@@ -33,6 +38,7 @@ class ThreadExecutors : public ClusterManager {
   ~ThreadExecutors() override;
   void run_executors(const ExecutorOptions& each, std::size_t count) override;
   Address driver_address() override { return Address::tcp("127.0.0.1", 0); }
+  const ClusterNetwork& network() const override { return network_; }
   /// Ends the executor of that number, from 0 on, as if it had been killed. Another takes its place.
   void kill(std::size_t number);
 
@@ -44,6 +50,7 @@ class ThreadExecutors : public ClusterManager {
   void run(std::size_t number, const ExecutorOptions& options);
 
   Runtime& runtime_;
+  const ClusterNetwork network_;
   std::mutex mutex_;
   bool stopping_ = false;
   std::vector<Place> places_;
@@ -51,5 +58,11 @@ class ThreadExecutors : public ClusterManager {
 
 /// In a process made by make_local_processes: runs an executor and never returns.
 void run_executor_if_child(int argc, char** argv);
+
+/// Runs an executor of a driver that is reached over the network, and ends the process with it: status 0 when the
+/// driver has shut it down, 1 when it refuses this process. While the driver cannot be reached it is tried again, for
+/// `grace`; then the status is 3. When the driver is lost the process starts over, so that nothing is left of what it
+/// had; it waits for the next driver then.
+[[noreturn]] void run_started_executor(const ClusterNetwork& network, ExecutorOptions options, Duration grace);
 
 }  // namespace sluice::detail

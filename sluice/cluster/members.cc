@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "sluice/cluster/handshake.h"
+#include "sluice/cluster/network.h"
 #include "sluice/runtime/errors.h"
 
 namespace sluice::detail {
@@ -84,7 +85,8 @@ Members::ExecutorPtr Members::welcome(const std::shared_ptr<Channel>& channel) {
   }
   auto executor = std::make_shared<Executor>();
   executor->channel = channel;
-  executor->address = hello->address;
+  executor->address = reached_at(hello->address, channel->peer());
+  executor->cores = hello->cores;
   executor->pid = hello->pid;
   {
     const std::lock_guard lock(mutex_);
@@ -249,6 +251,19 @@ std::vector<ExecutorId> Members::ready() {
     if (executor->is_ready) ids.push_back(id);
   }
   return ids;
+}
+
+std::size_t Members::cores() {
+  const std::lock_guard lock(mutex_);
+  std::size_t cores = 0;
+  for (const auto& [id, executor] : executors_) cores += executor->is_ready ? executor->cores : 0;
+  return cores;
+}
+
+std::string Members::host(ExecutorId id) {
+  const std::lock_guard lock(mutex_);
+  const auto found = executors_.find(id);
+  return found == executors_.end() ? std::string() : host_of(found->second->address);
 }
 
 bool Members::is_alive(ExecutorId id) {

@@ -51,6 +51,10 @@ class Members {
   /// Those that tasks are given to, in the order in which they came.
   std::vector<ExecutorId> ready();
   bool is_alive(ExecutorId id);
+  /// Of those that are ready.
+  std::size_t cores();
+  /// Where it is; empty where all are on one, or when it is lost.
+  std::string host(ExecutorId id);
   /// False when there were not so many in time.
   bool wait_for(std::size_t count, Duration time_max);
   /// The process of each.
@@ -71,6 +75,7 @@ class Members {
     ExecutorId id = 0;
     std::shared_ptr<Channel> channel;
     std::string address;
+    std::uint32_t cores = 0;
     std::int64_t pid = 0;
     Time heard{};
     bool is_ready = false;

@@ -47,6 +47,8 @@ struct Welcome {
   /// Why not; empty when all is well.
   std::string refusal;
   ExecutorId id = 0;
+  /// Time between two signs of life.
+  Duration heartbeat{};
   std::uint64_t hash_seed = 0;
   bool check_views = false;
 };

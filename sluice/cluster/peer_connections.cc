@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "sluice/cluster/handshake.h"
+#include "sluice/cluster/network.h"
 #include "sluice/runtime/errors.h"
 
 namespace sluice::detail {
@@ -33,8 +34,9 @@ struct PeerConnections::Served {
   ExecutorId from = 0;
 };
 
-PeerConnections::PeerConnections(Runtime& runtime, std::string token, Answer answer)
+PeerConnections::PeerConnections(Runtime& runtime, Transport& transport, std::string token, Answer answer)
     : runtime_(runtime),
+      transport_(transport),
       token_(std::move(token)),
       answer_(std::move(answer)),
       changed_(runtime.condition()),
@@ -43,7 +45,7 @@ PeerConnections::PeerConnections(Runtime& runtime, std::string token, Answer ans
 PeerConnections::~PeerConnections() { stop(); }
 
 Address PeerConnections::listen(const Address& address) {
-  listener_ = runtime_.transport().listen(address);
+  listener_ = transport_.listen(address);
   return listener_->address();
 }
 
@@ -86,11 +88,15 @@ void PeerConnections::set_peers(Peers peers) {
 
 std::vector<ExecutorId> PeerConnections::others() {
   const std::lock_guard lock(mutex_);
-  std::vector<ExecutorId> ids;
+  std::vector<ExecutorId> here;
+  std::vector<ExecutorId> elsewhere;
+  const auto own = peers_.find(own_);
   for (const auto& [id, address] : peers_) {
-    if (id != own_) ids.push_back(id);
+    if (id == own_) continue;
+    const bool is_elsewhere = own != peers_.end() && host_of(address) != host_of(own->second);
+    (is_elsewhere ? elsewhere : here).push_back(id);
   }
-  return ids;
+  return elsewhere.empty() ? here : elsewhere;
 }
 
 bool PeerConnections::has(ExecutorId id) {
@@ -160,7 +166,7 @@ void PeerConnections::connect(const LinkPtr& link, const std::string& address) {
   };
   try {
     const Time deadline = runtime_.clock().now() + handshake_time_max;
-    auto connected_to = std::make_unique<Channel>(runtime_, runtime_.transport().connect(Address{address}, deadline));
+    auto connected_to = std::make_unique<Channel>(runtime_, transport_.connect(Address{address}, deadline));
     Channel& channel = *connected_to;
     {
       const std::lock_guard lock(mutex_);

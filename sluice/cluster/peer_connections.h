@@ -27,7 +27,7 @@ class PeerConnections {
  public:
   /// The answer to a message of that executor, on a thread of the connection.
   using Answer = std::function<std::string(ExecutorId from, std::string_view message)>;
-  PeerConnections(Runtime& runtime, std::string token, Answer answer);
+  PeerConnections(Runtime& runtime, Transport& transport, std::string token, Answer answer);
   ~PeerConnections();
   PeerConnections(const PeerConnections&) = delete;
   PeerConnections& operator=(const PeerConnections&) = delete;
@@ -39,7 +39,7 @@ class PeerConnections {
   /// Connections to those that are not there any more are given up.
   void set_peers(Peers peers);
 
-  /// Those that can be asked, in the order of their ids.
+  /// Those that can be asked, in the order of their ids: of other hosts, if there are any.
   std::vector<ExecutorId> others();
   bool has(ExecutorId id);
 
@@ -72,6 +72,7 @@ class PeerConnections {
   void serve(const std::shared_ptr<Served>& served);
 
   Runtime& runtime_;
+  Transport& transport_;
   const std::string token_;
   const Answer answer_;
   std::unique_ptr<Listener> listener_;

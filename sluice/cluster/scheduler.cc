@@ -13,12 +13,6 @@ namespace {
 /// How often a flag that wakes nobody is looked at.
 constexpr Duration look_again = std::chrono::milliseconds(10);
 
-std::string new_token(Runtime& runtime) {
-  Encoder out;
-  for (int i = 0; i < 4; ++i) out.u64(runtime.random_seed());
-  return out.take();
-}
-
 Error error_of(const TaskDone& done) {
   ErrorDetails details{.why = done.why, .operation = done.operation};
   if (!done.where.empty()) {
@@ -72,7 +66,9 @@ ClusterScheduler::ClusterScheduler(Engine& engine, std::unique_ptr<ClusterManage
       changed_(runtime_.condition()),
       manager_(std::move(manager)) {
   Members::Options members;
-  members.token = new_token(runtime_);
+  const ClusterNetwork& network = manager_->network();
+  members.token = network.token;
+  members.welcome.heartbeat = options_.executor_timeout / 5;
   members.welcome.hash_seed = engine_.options().hash_seed;
   members.welcome.check_views = engine_.options().check_views;
   members.timeout = options_.executor_timeout;
@@ -83,9 +79,8 @@ ClusterScheduler::ClusterScheduler(Engine& engine, std::unique_ptr<ClusterManage
   each.cores = options_.cores;
   each.memory_bytes = options_.memory_bytes;
   each.spill_directory = options_.spill_directory;
-  each.heartbeat = options_.executor_timeout / 5;
   members_ =
-      std::make_unique<Members>(runtime_, runtime_.transport().listen(manager_->driver_address()), std::move(members));
+      std::make_unique<Members>(runtime_, network.transport->listen(manager_->driver_address()), std::move(members));
   slots_ = std::make_unique<Slots>(*members_, options_.copy_state);
   services_ = std::make_unique<ServicePlaces>(
       *members_, ServicePlaces::Options{options_.start_time_max, options_.copy_blocks,
@@ -109,12 +104,12 @@ ClusterScheduler::~ClusterScheduler() { members_->stop(); }
 
 void ClusterScheduler::reserve_cores(long cores) {
   const std::lock_guard lock(mutex_);
-  const long total = static_cast<long>(options_.executors * options_.cores);
+  const long total = static_cast<long>(options_.cores > 0 ? options_.executors * options_.cores : members_->cores());
   const long reserved = static_cast<long>(reserved_cores_) + cores;
   if (total - reserved < 1) {
     throw Error(Code::too_few_cores,
-                {.why = std::to_string(options_.executors) + " executors with " + std::to_string(options_.cores) +
-                        " cores, " + std::to_string(reserved) + " receivers: " + std::to_string(total - reserved) +
+                {.why = std::to_string(options_.executors) + " executors, " + std::to_string(total) + " cores, " +
+                        std::to_string(reserved) + " receivers: " + std::to_string(total - reserved) +
                         " cores left for tasks"});
   }
   reserved_cores_ = static_cast<std::size_t>(reserved);

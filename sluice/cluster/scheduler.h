@@ -31,7 +31,7 @@ namespace sluice::detail {
 
 struct ClusterOptions {
   std::size_t executors = 2;
-  /// Of each executor.
+  /// Of each executor; 0: they say how many they have.
   std::uint32_t cores = 1;
   std::uint64_t memory_bytes = std::uint64_t{1} << 30;
   std::string spill_directory;

@@ -22,6 +22,16 @@ Slots::Slot& Slots::slot(std::size_t partition) {
   return slots_[partition];
 }
 
+std::vector<ExecutorId> Slots::for_copies(const std::vector<ExecutorId>& ids, ExecutorId owner) const {
+  std::vector<ExecutorId> here;
+  std::vector<ExecutorId> elsewhere;
+  const std::string host = members_.host(owner);
+  for (const ExecutorId id : ids) {
+    if (id != owner) (members_.host(id) == host ? here : elsewhere).push_back(id);
+  }
+  return elsewhere.empty() ? here : elsewhere;
+}
+
 Slots::Place Slots::place(std::size_t partition, std::uint64_t operation) {
   const std::vector<ExecutorId> ids = members_.ready();
   const std::lock_guard lock(mutex_);
@@ -29,9 +39,11 @@ Slots::Place Slots::place(std::size_t partition, std::uint64_t operation) {
   if (!ids.empty()) {
     if (at.owner == 0 && at.states.empty()) at.owner = ids[partition % ids.size()];
     // With state in it, it gets a copy between two batches.
-    if (copies_ && at.copy == 0 && at.states.empty() && ids.size() > 1) {
-      const auto own = std::find(ids.begin(), ids.end(), at.owner);
-      if (own != ids.end()) at.copy = ids[static_cast<std::size_t>(own - ids.begin() + 1) % ids.size()];
+    const bool is_ready = std::find(ids.begin(), ids.end(), at.owner) != ids.end();
+    if (copies_ && at.copy == 0 && at.states.empty() && ids.size() > 1 && is_ready) {
+      const std::vector<ExecutorId> others = for_copies(ids, at.owner);
+      const auto next = std::upper_bound(others.begin(), others.end(), at.owner);
+      at.copy = next == others.end() ? others.front() : *next;
     }
   }
   return {at.owner, at.copy, at.is_lost, at.states.contains(operation)};
@@ -155,8 +167,8 @@ bool Slots::make_copy() {
     if (lacking == slots_.end()) return false;
     number = static_cast<std::size_t>(lacking - slots_.begin());
     owner = lacking->owner;
-    for (const auto& [id, copies] : kept) {
-      if (id != owner && (target == 0 || copies < kept[target])) target = id;
+    for (const ExecutorId id : for_copies(ids, owner)) {
+      if (target == 0 || kept[id] < kept[target]) target = id;
     }
     add_requests(*lacking, StateRequest::What::copy, owner, requests);
     for (auto& [executor, request] : requests) {

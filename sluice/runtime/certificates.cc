@@ -2,9 +2,12 @@
 
 #include <openssl/bn.h>
 #include <openssl/pem.h>
+#include <openssl/rand.h>
 #include <openssl/x509v3.h>
 
 #include <algorithm>
+#include <array>
+#include <string_view>
 
 #include "sluice/runtime/errors.h"
 #include "sluice/runtime/openssl.h"
@@ -147,7 +150,7 @@ Certificate make_member(const Certificate& authority, const CertificateOptions& 
 
 CertificateFiles CertificateFiles::in(const std::string& directory) {
   const std::string prefix = directory.ends_with('/') ? directory : directory + "/";
-  return {prefix + "ca.pem", prefix + "ca.key", prefix + "node.pem", prefix + "node.key"};
+  return {prefix + "ca.pem", prefix + "ca.key", prefix + "node.pem", prefix + "node.key", prefix + "token"};
 }
 
 CertificateDates make_cluster_certificates(Runtime& runtime, const std::string& directory, std::chrono::days valid) {
@@ -166,6 +169,15 @@ CertificateDates make_cluster_certificates(Runtime& runtime, const std::string& 
   files.make_directories(directory);
   refuse_if(!files.publish_new(names.authority_key, authority.key, Readers::owner), names.authority_key);
   publish_member(files, names, member);
+  std::array<unsigned char, 32> secret{};
+  check(RAND_bytes(secret.data(), static_cast<int>(secret.size())) == 1);
+  constexpr std::string_view digits = "0123456789abcdef";
+  std::string token;
+  for (const unsigned char byte : secret) {
+    token += digits[byte >> 4U];
+    token += digits[byte & 15U];
+  }
+  files.publish(names.token, token, Readers::owner);
   // Last: with it all is there.
   refuse_if(!files.publish_new(names.authority, authority.certificate), names.authority);
   return {until(authority), until(member)};

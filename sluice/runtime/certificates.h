@@ -40,8 +40,10 @@ struct CertificateFiles {
   std::string authority_key;
   std::string certificate;
   std::string key;
+  /// A secret that all members share.
+  std::string token;
 
-  /// ca.pem, ca.key, node.pem and node.key of `directory`.
+  /// ca.pem, ca.key, node.pem, node.key and token of `directory`.
   static CertificateFiles in(const std::string& directory);
 };
 
@@ -51,15 +53,16 @@ struct CertificateDates {
   std::string member;
 };
 
-/// Makes an authority (for ten years, or for as long as the member) and a member in `directory`, which is made if
-/// missing. Keys have mode 0600; each file is there whole or not at all after a crash. Certificates are valid from a
-/// day before, because the clocks of hosts differ. Errors: SLU-415 when an authority is there, SLU-401.
+/// Makes an authority (for ten years, or for as long as the member), a member and a token in `directory`, which is made
+/// if missing. Keys and token have mode 0600; each file is there whole or not at all after a crash. Certificates are
+/// valid from a day before, because the clocks of hosts differ. Errors: SLU-415 when an authority is there, SLU-401.
 CertificateDates make_cluster_certificates(Runtime& runtime, const std::string& directory, std::chrono::days valid);
 /// Replaces node.pem and node.key by a new member of the same authority. It ends with its authority at the latest.
 /// Errors: SLU-411 no authority there, SLU-415 one that cannot be used or has expired, SLU-401.
 CertificateDates renew_member_certificate(Runtime& runtime, const std::string& directory, std::chrono::days valid);
 
-/// What lies in the file of a private key. Errors: SLU-411 missing, SLU-415 others than its owner may read it.
+/// What lies in the file of a private key, or of a token. Errors: SLU-411 missing, SLU-415 others than its owner may
+/// read it.
 std::string read_private_key(FileSystem& files, const std::string& path);
 
 }  // namespace sluice

@@ -251,6 +251,15 @@ std::unique_ptr<ChildProcess> spawn_self(const std::vector<std::string>& argumen
   return std::make_unique<PosixChild>(pid, std::move(ours));
 }
 
+void restart_process() {
+  const std::string all = read_file(system_runtime().files(), "/proc/self/cmdline");
+  std::vector<char*> argv;
+  for (std::size_t at = 0; at < all.size(); at = all.find('\0', at) + 1) argv.push_back(const_cast<char*>(&all[at]));
+  argv.push_back(nullptr);
+  ::execv("/proc/self/exe", argv.data());
+  throw_process_failed("start of the process over", errno);
+}
+
 std::unique_ptr<Connection> connection_to_parent() {
   static std::atomic<bool> taken{false};
   SLUICE_ASSERT(!taken.exchange(true));

@@ -76,6 +76,10 @@ std::unique_ptr<ChildProcess> spawn_self(const std::vector<std::string>& argumen
 /// is no socket.
 std::unique_ptr<Connection> connection_to_parent();
 
+/// Starts this process over: the same binary (also when its file was replaced since) with the arguments that it was
+/// started with, under the same process id. Errors: SLU-413.
+[[noreturn]] void restart_process();
+
 /// Turns SIGINT and SIGTERM into calls of `on_signal(signal number)` on a thread of its own while it lives. The second
 /// signal ends the process at once with status 128 + signal, whether or not `on_signal` has returned: a graceful stop
 /// goes on after it. One watch at a time; `on_signal` must not throw.
