@@ -14,6 +14,11 @@
 namespace sluice::detail {
 namespace {
 
+/// X3. The driver gives up after 5 signs of life that did not come.
+constexpr int silence_max = 10;
+/// So long an answer of another executor may take, in times between signs of life: 10 s by default.
+constexpr int answer_beats_max = 50;
+
 /// From the exception being handled.
 TaskDone failure() {
   TaskDone done;
@@ -119,6 +124,7 @@ void Executor::register_with_driver(const std::string& address) {
   const Welcome welcome = say_hello(runtime_, *channel, std::move(hello));
   id_ = welcome.id;
   heartbeat_ = welcome.heartbeat;
+  heard_ = runtime_.clock().now();
   hash_seed_ = welcome.hash_seed;
   states_.set_hash_seed(hash_seed_);
   check_views_ = welcome.check_views;
@@ -137,6 +143,13 @@ void Executor::beat() {
       while (!closed_ && runtime_.clock().now() < next) changed_->wait_until(lock, next);
       if (closed_) return;
     }
+    const Time now = runtime_.clock().now();
+    if (now - heard_.load() > silence_max * heartbeat_) {
+      std::fprintf(stderr, "sluice: executor %u: nothing has been heard of the driver for %s\n", id_,
+                   to_string(silence_max * heartbeat_).c_str());
+      return driver_->close();
+    }
+    peers_.give_up_asked_before(now - answer_beats_max * heartbeat_);
     tell_driver(message);
   }
 }
@@ -153,6 +166,8 @@ void Executor::tell_driver(std::string_view message) {
 bool Executor::read_from_driver() {
   try {
     while (const auto message = driver_->receive()) {
+      heard_ = runtime_.clock().now();
+      if (message_kind(*message) == Heartbeat::kind) continue;
       if (message_kind(*message) == Shutdown::kind) return true;
       handle(*message);
     }

@@ -8,6 +8,8 @@
 // Invariants:
 //  X1. What the driver has given up is not reported: it closes the connection, and everything goes through that.
 //  X2. A task that has changed state is reported when the copy has the changes.
+//  X3. An executor that hears nothing of the driver for twice the time after which that has given it up ends as if the
+//      connection had: over a network that is cut neither side is told.
 #pragma once
 
 #include <atomic>
@@ -99,6 +101,8 @@ class Executor {
   Transport& transport_;
   const ExecutorOptions options_;
   Duration heartbeat_{};
+  /// When the driver was heard of last.
+  std::atomic<Time> heard_{Time{}};
   BlockStore blocks_;
   ShuffleStore shuffles_;
   StateKeeper states_;

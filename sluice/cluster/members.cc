@@ -132,7 +132,10 @@ void Members::listen_to(const ExecutorPtr& executor) {
       executor->heard = runtime_.clock().now();
     }
     const std::uint8_t kind = message_kind(*message);
-    if (kind == Heartbeat::kind) continue;
+    if (kind == Heartbeat::kind) {
+      send_to(executor, *message);
+      continue;
+    }
     if (kind != StateReply::kind) {
       options_.on_message(executor->id, *message);
       continue;

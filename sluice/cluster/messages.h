@@ -223,7 +223,7 @@ struct ServiceEnded {
 /// A block of a service. Engines give out ids from 1 on; those from 2^32 on are of such blocks.
 inline BlockId service_block(std::uint64_t service, std::uint32_t number) { return {(service << 32) | number, 0}; }
 
-/// The executor lives.
+/// The executor lives; the answer, the same, says that the driver does.
 struct Heartbeat {
   static constexpr std::uint8_t kind = 10;
 };

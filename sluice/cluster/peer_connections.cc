@@ -25,7 +25,11 @@ struct PeerConnections::Link {
   std::unique_ptr<Condition> connected;
   bool is_connecting = true;
   bool is_broken = false;
-  std::map<std::uint64_t, Answered> waiting;
+  struct Question {
+    Time asked{};
+    Answered answered;
+  };
+  std::map<std::uint64_t, Question> waiting;
 };
 
 /// To answer.
@@ -104,6 +108,19 @@ bool PeerConnections::has(ExecutorId id) {
   return peers_.contains(id);
 }
 
+void PeerConnections::give_up_asked_before(Time time) {
+  std::vector<LinkPtr> links;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [id, link] : links_) links.push_back(link);
+  }
+  for (const LinkPtr& link : links) {
+    const std::lock_guard lock(link->mutex);
+    // Questions are numbered in the order of asking.
+    if (!link->waiting.empty() && link->waiting.begin()->second.asked < time) link->channel->close();
+  }
+}
+
 // ---- Asking
 
 std::uint64_t PeerConnections::next_request() {
@@ -124,7 +141,7 @@ void PeerConnections::ask(ExecutorId id, std::uint64_t request, std::string_view
       lock.unlock();
       return answered(std::nullopt);
     }
-    link->waiting.emplace(request, std::move(answered));
+    link->waiting.emplace(request, Link::Question{runtime_.clock().now(), std::move(answered)});
   }
   try {
     link->channel->send(message);
@@ -195,14 +212,14 @@ void PeerConnections::read_answers(const LinkPtr& link) {
       {
         const std::lock_guard lock(link->mutex);
         const auto waiting = link->waiting.extract(request);
-        if (!waiting.empty()) answered = std::move(waiting.mapped());
+        if (!waiting.empty()) answered = std::move(waiting.mapped().answered);
       }
       if (answered) answered(*message);
     }
   } catch (const Error&) {
     link->channel->close();  // as at the end of the connection: all that wait are told
   }
-  std::map<std::uint64_t, Answered> waiting;
+  std::map<std::uint64_t, Link::Question> waiting;
   {
     const std::lock_guard lock(link->mutex);
     link->is_broken = true;
@@ -212,7 +229,7 @@ void PeerConnections::read_answers(const LinkPtr& link) {
     const std::lock_guard lock(mutex_);
     if (const auto known = links_.find(link->to); known != links_.end() && known->second == link) links_.erase(known);
   }
-  for (auto& [request, answered] : waiting) answered(std::nullopt);
+  for (auto& [request, question] : waiting) question.answered(std::nullopt);
 }
 
 // ---- Answering

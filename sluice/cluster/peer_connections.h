@@ -52,6 +52,8 @@ class PeerConnections {
     message.request = next_request();
     ask(id, message.request, encode_message(message), std::move(answered));
   }
+  /// Those that owe an answer to a question of before that time are given up: as if the connection had ended.
+  void give_up_asked_before(Time time);
   /// Ends all of it: who waits for an answer gets none. Returns when no thread of it runs.
   void stop();
   /// The same without waiting.

@@ -2,7 +2,7 @@
 """Kills a streaming job at every instant, starts it again, and compares all that it has made visible with what an
 uninterrupted run gives. Run by `./dev kill`; what is promised and how it is tried: docs/reliability.md.
 
-    harness.py PROGRAM [--runs N] [--seed S] [--jobs J] [--scenario NAME] [--master MASTER] [--bug NAME]
+    harness.py PROGRAM [--runs N] [--seed S] [--jobs J] [--scenario NAME] [--master MASTER] [--nodes] [--bug NAME]
 """
 import argparse
 import collections
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 
+import nodes
 import oracle
 import plan as plans
 import run as runs
@@ -22,13 +23,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
 def one_run(
-    program: str, directory: str, seed: int, scenario: str | None, server: str, master: str | None
+    program: str, directory: str, seed: int, scenario: str | None, server: str, master: str | None, certificates: str
 ) -> runs.Result:
     """In a process of its own."""
     sinks = plans.SINKS if server else tuple(name for name in plans.SINKS if name != "postgres")
     plan = plans.draw(seed, plans.kill_places(ROOT), scenario, sinks, master)
     try:
-        result = runs.Run(plan, program, pathlib.Path(directory), server).run()
+        result = runs.Run(plan, program, pathlib.Path(directory), server, certificates).run()
     except Exception as error:
         result = runs.Result(seed, plan.scenario, oracle.Mistakes(), collections.Counter())
         result.mistakes.add("INFRA", f"the harness failed: {error!r}")
@@ -49,7 +50,7 @@ def table(results: list[runs.Result]) -> str:
         ("runs", f"{len(results)}: " + ", ".join(f"{n} {name}" for name, n in sorted(scenarios.items()))),
         ("kills", f"{sum(r.kills for r in results)}, {sum(r.in_recovery for r in results)} a moment after the start"),
         ("executors killed", str(sum(r.executor_kills for r in results))),
-        ("executors stopped for a while", str(sum(r.executor_stops for r in results))),
+        ("executors stopped, or cut off", str(sum(r.executor_stops for r in results))),
         ("graceful stops", str(sum(r.stops for r in results))),
         ("batches", str(sum(r.batches for r in results))),
         ("lines", f"{sum(r.lines for r in results)}; {sum(r.lost_by_socket for r in results)} of sockets never logged"),
@@ -70,6 +71,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), help="runs at once")
     parser.add_argument("--scenario", choices=plans.SCENARIOS)
     parser.add_argument("--master", help="of a cluster, such as local-cluster[3,1], whose executors are killed, too")
+    parser.add_argument("--nodes", action="store_true", help="executors on nodes (network namespaces) that are cut off")
     parser.add_argument("--bug", help="of sluice/runtime/planted_bug.h; passes when a run fails, and then ends")
     parser.add_argument("--until-failure", action="store_true", help="no more runs after one that failed")
     options = parser.parse_args()
@@ -97,11 +99,27 @@ def main() -> int:
 def campaign(options: argparse.Namespace, server: str) -> int:
     base = pathlib.Path(options.program).resolve().parent.parent / "kill"
     base.mkdir(exist_ok=True)
+    certificates = ""
+    if options.nodes:
+        if not nodes.are_possible():
+            print("SKIPPED: network namespaces cannot be made here (they need root)", flush=True)
+            return 0
+        options.master = f"cluster[{nodes.COUNT}]"
+        certificates = str(base / "certificates")
+        shutil.rmtree(certificates, ignore_errors=True)
+        nodes.make_certificates(options.program, pathlib.Path(certificates))
     results: list[runs.Result] = []
     with concurrent.futures.ProcessPoolExecutor(options.jobs, max_tasks_per_child=1) as pool:
         futures = [
             pool.submit(
-                one_run, options.program, str(base / f"seed-{seed}"), seed, options.scenario, server, options.master
+                one_run,
+                options.program,
+                str(base / f"seed-{seed}"),
+                seed,
+                options.scenario,
+                server,
+                options.master,
+                certificates,
             )
             for seed in range(options.seed, options.seed + options.runs)
         ]
@@ -127,7 +145,7 @@ def campaign(options: argparse.Namespace, server: str) -> int:
     for result in failed:
         if result.mistakes.counts.keys() != {"INFRA"}:
             scenario = f" --scenario {options.scenario}" if options.scenario else ""
-            scenario += f" --master '{options.master}'" if options.master else ""
+            scenario += " --nodes" if options.nodes else f" --master '{options.master}'" if options.master else ""
             print(f"again: ./dev kill --runs 1 --seed {result.seed}{scenario}   ({result.directory})")
     infra = sum(result.mistakes.counts["INFRA"] > 0 for result in results)
     wrong = any(result.mistakes.counts.keys() - {"INFRA"} for result in results)

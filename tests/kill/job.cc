@@ -316,11 +316,13 @@ void declare(StreamingContext& ssc, const Arguments& arguments) {
       inputs.push_back(ssc.text_file_stream(directory + "/files", {.existing_files = true}));
     } else if (name == "source") {
       const auto port = static_cast<std::uint16_t>(arguments.number("source-port"));
-      inputs.push_back(ssc.receiver_stream<std::string_view>([port] { return std::make_unique<OffsetReceiver>(port); },
-                                                             {.restart_delay = 50ms}));
+      in_addr host{};
+      if (::inet_pton(AF_INET, arguments.text("host").c_str(), &host) != 1) throw std::runtime_error("what is --host");
+      inputs.push_back(ssc.receiver_stream<std::string_view>(
+          [host, port] { return std::make_unique<OffsetReceiver>(host, port); }, {.restart_delay = 50ms}));
     } else if (name == "socket") {
       inputs.push_back(
-          ssc.socket_text_stream("127.0.0.1", static_cast<std::uint16_t>(arguments.number("socket-port"))));
+          ssc.socket_text_stream(arguments.text("host"), static_cast<std::uint16_t>(arguments.number("socket-port"))));
     } else {
       throw std::runtime_error("no input " + name);
     }

@@ -28,11 +28,11 @@ namespace sluice::kill {
 /// A connection that ends with its owner. Throws what goes wrong.
 class LineConnection {
  public:
-  explicit LineConnection(std::uint16_t port) : socket_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  LineConnection(in_addr host, std::uint16_t port) : socket_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_port = htons(port);
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_addr = host;
     if (::connect(socket_, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
       ::close(socket_);
       throw std::runtime_error("the source does not answer");
@@ -65,10 +65,10 @@ class LineConnection {
 
 class OffsetReceiver : public Receiver<std::string_view> {
  public:
-  explicit OffsetReceiver(std::uint16_t port) : port_(port) {}
+  OffsetReceiver(in_addr host, std::uint16_t port) : host_(host), port_(port) {}
 
   void run(ReceiverContext<std::string_view>& context) override {
-    LineConnection source(port_);
+    LineConnection source(host_, port_);
     std::uint64_t next = 0;
     const std::string position = context.last_position();
     std::from_chars(position.data(), position.data() + position.size(), next);
@@ -94,6 +94,7 @@ class OffsetReceiver : public Receiver<std::string_view> {
   }
 
  private:
+  const in_addr host_;
   const std::uint16_t port_;
 };
 

@@ -41,6 +41,7 @@ COUNTS = (
     ("recovery.", 1, 1),
     ("stream.graceful", 1, 1),
 )
+DRIVER_PLACES = ("journal.", "wal.", "driver.", "checkpoint.", "recovery.", "stream.")
 RECEIVER_PLACES = ("receiver.", "wal.")
 SINKS = ("rolling", "sqlite", "postgres")
 
@@ -159,6 +160,8 @@ def draw(
         plan.state_in = "memory"
     else:
         places = [place for place in places if not place.startswith("executor.")]
+    if master and master.startswith("cluster"):  # executors are started once
+        places = [place for place in places if place.startswith(DRIVER_PLACES)]
     possible = [place for place in places if receivers or not place.startswith(RECEIVER_PLACES)]
     if "source" not in inputs:
         possible = [place for place in possible if not place.startswith("receiver.")]
@@ -173,6 +176,11 @@ def draw(
         # Killed while it recovers from a kill, and once more while it recovers from that.
         while plan.lives[-1].kind != "stop" and chance.random() < 0.3 and depth(plan.lives) < 3:
             plan.lives.append(draw_recovery(chance, possible))
+    if master and master.startswith("cluster"):
+        # Fewer and longer ones: links are cut for up to seconds.
+        plan.lives = plan.lives[:4]
+        for life in plan.lives:
+            life.batches += chance.randint(15, 40) if life.kind == "batches" else 0
     return plan
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 
+import nodes
 import oracle
 import plan as plans
 import senders
@@ -185,8 +186,13 @@ def is_executor(pid: int) -> bool:
 
 
 class Run:
-    def __init__(self, plan: plans.Plan, program: str, directory: pathlib.Path, server: str):
+    def __init__(self, plan: plans.Plan, program: str, directory: pathlib.Path, server: str, certificates: str = ""):
         self.plan = plan
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        self.nodes = nodes.Nodes(plan.seed, directory, program, pathlib.Path(certificates)) if certificates else None
+        if self.nodes:
+            self.nodes.start()
         self.server = server  # directory of the PostgreSQL server
         self.directory = directory
         self.watch = Watch(directory)
@@ -195,12 +201,13 @@ class Run:
         self.chance = random.Random(f"instants {plan.seed}")
         self.senders: dict[str, senders.Sender] = {}
         self.command = [program, f"--directory={directory}", *self.arguments()]
+        if self.nodes:
+            self.command = self.nodes.driver(self.command)
         self.over = False  # something went wrong that makes the rest pointless
 
     def arguments(self) -> list[str]:
         plan = self.plan
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self.directory.mkdir(parents=True)
+        host = self.nodes.outside if self.nodes else "127.0.0.1"
         for name in plan.inputs:
             rate = plan.rates[name]
             if name == "follow":
@@ -209,11 +216,12 @@ class Run:
             elif name == "files":
                 self.senders[name] = senders.FilesSender(plan.seed, rate, self.directory)
             elif name == "source":
-                self.senders[name] = senders.SourceSender(plan.seed, rate)
+                self.senders[name] = senders.SourceSender(plan.seed, rate, host)
             else:
-                self.senders[name] = senders.SocketSender(plan.seed, rate)
+                self.senders[name] = senders.SocketSender(plan.seed, rate, host)
         given = {
             "inputs": ",".join(plan.inputs),
+            "host": host,
             "batch": plan.batch_ms,
             "checkpoint-batches": plan.checkpoint_batches,
             "block-interval": plan.block_interval_ms,
@@ -249,7 +257,7 @@ class Run:
         stopped = False
         killed = False
         after = self.chance.uniform(0, self.plan.batch_ms / 1000)
-        chaos = Chaos(self, job)
+        chaos = nodes.Chaos(self.nodes, self.chance, self.result) if self.nodes else Chaos(self, job)
         while not job.ended():
             time.sleep(0.004)
             now = time.monotonic()
@@ -297,7 +305,7 @@ class Run:
             self.check_graceful(life)
         elif status == 3:
             self.result.places["(failed output)"] += 1
-        elif status == 5 and self.plan.master.startswith("local-cluster"):
+        elif status == 5 and "cluster" in self.plan.master:
             self.result.places["(state lost with its executors)"] += 1
         else:
             self.mistakes.add("CORRUPT", f"the job ended with status {status} in life {life}: {self.last_words()}")
@@ -405,6 +413,8 @@ class Run:
             for hog in hogs:
                 hog.kill()
                 hog.wait()
+            if self.nodes:
+                self.nodes.stop()
         for sender in self.senders.values():
             sender.finishing.set()
             if sender.failure:

@@ -2,6 +2,7 @@
 import os
 import pathlib
 import random
+import select
 import socket
 import threading
 import time
@@ -122,14 +123,19 @@ class FilesSender(Sender):
             self.sent = len(self.lines)
 
 
+def is_waiting(listener: socket.socket) -> bool:
+    """Somebody new has connected: the one before may be gone without a word, over a link that was cut."""
+    return bool(select.select([listener], [], [], 0)[0])
+
+
 class SourceSender(Sender):
     """A source that can be read again, until what was read is acknowledged: then it forgets it."""
 
     tag = "s"
 
-    def __init__(self, seed: int, rate: float):
+    def __init__(self, seed: int, rate: float, host: str):
         super().__init__(seed, rate)
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server((host, 0))
         self.listener.settimeout(0.05)
         self.port = self.listener.getsockname()[1]
         self.acknowledged = 0
@@ -162,7 +168,7 @@ class SourceSender(Sender):
             position = max(position, self.acknowledged)
         connection.settimeout(0.001)
         answers = b""
-        while True:
+        while not is_waiting(self.listener):
             due = self.pause()
             if not self.finishing.is_set():
                 for _ in range(due):
@@ -197,9 +203,9 @@ class SocketSender(Sender):
 
     tag = "u"
 
-    def __init__(self, seed: int, rate: float):
+    def __init__(self, seed: int, rate: float, host: str):
         super().__init__(seed, rate)
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server((host, 0))
         self.listener.settimeout(0.05)
         self.port = self.listener.getsockname()[1]
         self.connections: list[tuple[int, int]] = []  # numbers of the lines that went out on each: [first, last)
@@ -214,7 +220,7 @@ class SocketSender(Sender):
             first = len(self.lines)
             self.connections.append((first, first))
             try:
-                while not self.finishing.is_set():
+                while not self.finishing.is_set() and not is_waiting(self.listener):
                     text = "".join(self.make_line() + "\n" for _ in range(self.pause())).encode()
                     self.connections[-1] = (first, len(self.lines))
                     cut = self.chance.randrange(len(text) + 1)

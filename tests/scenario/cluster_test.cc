@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "sluice/cluster/scheduler.h"
+#include "sluice/runtime/certificates.h"
 #include "sluice/runtime/process.h"
 #include "sluice/sluice.h"
 #include "sluice/testkit/testing.h"
@@ -395,6 +396,96 @@ TEST(Cluster, AnExecutorThatIsStoppedIsGivenUpAndItsResultsAreNotListenedTo) {
   EXPECT_EQ(counted(ctx, 10'000), counted(Context{{.master = "local[2]"}}, 10'000));
 }
 
+// ---- Executors that somebody else starts
+
+/// Certificates of a cluster, in a directory that goes with it.
+struct Certificates {
+  Certificates() { make_cluster_certificates(system_runtime(), path, std::chrono::days(1)); }
+  ~Certificates() { system_runtime().files().remove_all(path); }
+  Certificates(const Certificates&) = delete;
+  Certificates& operator=(const Certificates&) = delete;
+  const std::string path = "/tmp/sluice-certificates-" + std::to_string(system_runtime().random_seed());
+};
+
+/// One that was free a moment ago.
+std::string free_address() { return system_runtime().transport().listen(Address::tcp("127.0.0.1", 0))->address().text; }
+
+std::unique_ptr<ChildProcess> start_executor(const std::string& driver, const std::string& certificates, int grace_s) {
+  return spawn_self({"--sluice.executor=" + driver, "--sluice.certs=" + certificates, "--sluice.cores=1",
+                     "--sluice.executor-grace=" + std::to_string(grace_s)});
+}
+
+Context on_started(const std::string& listen, const std::string& certificates, int executors) {
+  return Context{{.master = "cluster[" + std::to_string(executors) + "]",
+                  .partitions = 3,
+                  .hash_seed = 42,
+                  .executor_timeout = 20s,
+                  .listen = listen,
+                  .certs = certificates}};
+}
+
+TEST(Cluster, ExecutorsThatWereStartedElsewhereRunTheJobsOfOneDriverAfterTheOther) {
+  const Certificates certificates;
+  const std::string listen = free_address();
+  const auto expected = counted(Context{{.master = "local[2]"}}, 10'000);
+  std::vector<std::unique_ptr<ChildProcess>> executors;
+  // Before there is a driver: they wait.
+  for (int i = 0; i < 3; ++i) executors.push_back(start_executor(listen, certificates.path, 60));
+  {
+    const Context ctx = on_started(listen, certificates.path, 3);
+    EXPECT_EQ(counted(ctx, 10'000), expected);
+    std::vector<std::int64_t> started;
+    for (const auto& executor : executors) started.push_back(executor->pid());
+    std::vector<std::int64_t> came = pids(ctx);
+    std::sort(came.begin(), came.end());
+    std::sort(started.begin(), started.end());
+    EXPECT_EQ(came, started);
+    executors[0]->kill(SIGKILL);
+    EXPECT_EQ(counted(ctx, 10'000), expected);
+  }
+  // A driver that ends as it should ends its executors.
+  EXPECT_EQ(executors[0]->wait(), 128 + SIGKILL);
+  EXPECT_EQ(executors[1]->wait(), 0);
+  EXPECT_EQ(executors[2]->wait(), 0);
+}
+
+// The driver of this is a process of its own (main), which is killed; its executor waits for the next one.
+TEST(Cluster, AnExecutorWhoseDriverWasKilledStartsOverAndServesTheNext) {
+  const Certificates certificates;
+  const std::string listen = free_address();
+  const auto executor = start_executor(listen, certificates.path, 60);
+  const auto killed = spawn_self({"--driver", listen, certificates.path});
+  char byte = 0;
+  killed->connection().read({&byte, 1}, system_runtime().clock().now() + 20s);
+  EXPECT_EQ(byte, 'x') << "it has run a job";
+  killed->kill(SIGKILL);
+  EXPECT_EQ(killed->wait(), 128 + SIGKILL);
+  {
+    const Context ctx = on_started(listen, certificates.path, 1);
+    EXPECT_EQ(counted(ctx, 1'000), counted(Context{{.master = "local"}}, 1'000));
+    EXPECT_EQ(pids(ctx), std::vector<std::int64_t>{executor->pid()});
+  }
+  EXPECT_EQ(executor->wait(), 0);
+}
+
+TEST(Cluster, AnExecutorWithoutCertificatesOrWithThoseOfAnotherClusterIsNoMember) {
+  const Certificates certificates;
+  const Certificates others;
+  const std::string listen = free_address();
+  EXPECT_EQ(start_executor(listen, "/nowhere", 60)->wait(), 2);
+  const auto stranger = start_executor(listen, others.path, 1);
+  const auto member = start_executor(listen, certificates.path, 60);
+  const Context ctx = on_started(listen, certificates.path, 1);
+  EXPECT_EQ(stranger->wait(), 3) << "it has tried for as long as it was told to";
+  EXPECT_EQ(pids(ctx), std::vector<std::int64_t>{member->pid()});
+  try {
+    on_started("0.0.0.0:0", "", 1);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::bad_setting) << error.what();
+  }
+}
+
 TEST(Cluster, WhoHasNoTokenOrAnotherBuildIsRefusedWithTheReason) {
   const Context ctx = on_processes(1);
   const Address driver = members_of(ctx).address();
@@ -414,11 +505,24 @@ TEST(Cluster, WhoHasNoTokenOrAnotherBuildIsRefusedWithTheReason) {
   EXPECT_EQ(counted(ctx, 100).size(), 100u);
 }
 
+/// Runs a job, says so, and lives until it is killed.
+void be_a_driver(const std::string& listen, const std::string& certificates) {
+  const auto parent = connection_to_parent();
+  const Context ctx = on_started(listen, certificates, 1);
+  if (counted(ctx, 1'000).size() == 100) parent->write("x", Time::max());
+  char byte = 0;
+  parent->read({&byte, 1}, Time::max());
+}
+
 }  // namespace
 }  // namespace sluice
 
 int main(int argc, char** argv) {
   sluice::init(argc, argv);
+  if (argc == 4 && std::string_view(argv[1]) == "--driver") {
+    sluice::be_a_driver(argv[2], argv[3]);
+    return 0;
+  }
   ::testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
 }
