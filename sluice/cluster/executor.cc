@@ -97,6 +97,15 @@ void Executor::close() {
   peers_.close();
 }
 
+bool Executor::leave() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (driver_ == nullptr || closed_) return false;
+  }
+  tell_driver(encode_message(Leave{}));
+  return true;
+}
+
 bool Executor::run() {
   register_with_driver(peers_.listen(Address{options_.listen}).text);
   peers_.start(id_);

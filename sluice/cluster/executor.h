@@ -61,6 +61,9 @@ class Executor {
   bool run();
   /// Ends `run` at once, as if the process had been killed.
   void close();
+  /// Asks the driver to let it go. It works on until all that it has lies elsewhere; then `run` returns true. False
+  /// when there is no driver.
+  bool leave();
   /// Gets a broadcast value from the driver: see set_shared_value_loader. Waits; called by tasks.
   std::string load_shared_value(std::uint64_t id);
 

@@ -21,6 +21,8 @@ constexpr Duration parent_end_max = std::chrono::milliseconds(200);
 constexpr Duration short_life = std::chrono::seconds(1);
 constexpr Duration pause_min = std::chrono::milliseconds(10);
 constexpr Duration pause_max = std::chrono::seconds(5);
+/// SIGTERM: as everywhere, a request to end.
+constexpr int signal_to_end = 15;
 /// Between two attempts to reach a driver.
 constexpr Duration reconnect_pause_max = std::chrono::milliseconds(500);
 
@@ -156,6 +158,10 @@ void run_executor_if_child(int argc, char** argv) {
     changed->notify_all();
   });
   set_shared_value_loader([&executor](std::uint64_t id) { return executor.load_shared_value(id); });
+  // An interrupt from the terminal is the driver's to deal with.
+  const SignalWatch signals([&executor](int signal) {
+    if (signal == signal_to_end) executor.leave();
+  });
   int status = 0;
   try {
     if (!executor.run()) status = given_up;
@@ -183,17 +189,33 @@ void run_started_executor(const ClusterNetwork& network, ExecutorOptions options
   const Time until = runtime.clock().now() + grace;
   std::mutex mutex;
   const auto never = runtime.condition();
+  Executor* current = nullptr;
+  bool is_leaving = false;
+  const SignalWatch signals([&](int signal) {
+    if (signal != signal_to_end) return;
+    const std::lock_guard lock(mutex);
+    if (current == nullptr || !current->leave()) std::_Exit(0);  // it waits for a driver
+    is_leaving = true;
+  });
+  const auto set_current = [&](Executor* executor) {
+    const std::lock_guard lock(mutex);
+    current = executor;
+    return is_leaving;
+  };
   for (Duration pause = pause_min;; pause = std::min(2 * pause, reconnect_pause_max)) {
     std::string why;
     try {
       Executor executor(runtime, *network.transport, options);
       set_shared_value_loader([&executor](std::uint64_t id) { return executor.load_shared_value(id); });
-      if (executor.run()) std::_Exit(0);
+      set_current(&executor);
+      const bool is_shut_down = executor.run();
+      if (set_current(nullptr) || is_shut_down) std::_Exit(0);
       std::fprintf(stderr, "sluice: executor: the driver is lost; waiting for the next one\n");
       std::fflush(stdout);
       restart_process();
     } catch (const Error& error) {
       why = error.details().why;
+      set_current(nullptr);
       const bool is_final = error.code() != Code::network_failed;
       if (is_final || runtime.clock().now() >= until) {
         std::fprintf(stderr, "sluice: executor: %s\n", error.what());
@@ -241,12 +263,25 @@ void ThreadExecutors::run(std::size_t number, const ExecutorOptions& options) {
       places_[number].executor = executor;
     }
     try {
-      if (executor->run()) return;
+      const bool is_shut_down = executor->run();
+      const std::lock_guard lock(mutex_);
+      if (is_shut_down && !std::exchange(places_[number].is_leaving, false)) return;
     } catch (const Error& error) {
       const std::lock_guard lock(mutex_);
       if (!stopping_) std::fprintf(stderr, "sluice: executor: %s\n", error.details().why.c_str());
     }
   }
+}
+
+void ThreadExecutors::leave(std::size_t number) {
+  std::shared_ptr<Executor> executor;
+  {
+    const std::lock_guard lock(mutex_);
+    executor = places_.at(number).executor;
+    if (executor == nullptr) return;
+    places_[number].is_leaving = true;
+  }
+  executor->leave();
 }
 
 void ThreadExecutors::kill(std::size_t number) {

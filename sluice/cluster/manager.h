@@ -39,12 +39,15 @@ class ThreadExecutors : public ClusterManager {
   void run_executors(const ExecutorOptions& each, std::size_t count) override;
   Address driver_address() override { return Address::tcp("127.0.0.1", 0); }
   const ClusterNetwork& network() const override { return network_; }
+  /// Lets the executor of that number, from 0 on, go. Another takes its place.
+  void leave(std::size_t number);
   /// Ends the executor of that number, from 0 on, as if it had been killed. Another takes its place.
   void kill(std::size_t number);
 
  private:
   struct Place {
     std::shared_ptr<Executor> executor;
+    bool is_leaving = false;
     std::unique_ptr<Thread> thread;
   };
   void run(std::size_t number, const ExecutorOptions& options);

@@ -229,14 +229,16 @@ void Members::give_up(ExecutorId id, const std::string& why) {
 
 void Members::lost(const ExecutorPtr& executor) {
   bool tells = false;
+  bool was_released = false;
   {
     const std::lock_guard lock(mutex_);
+    was_released = executor->is_released;
     executors_.erase(executor->id);
     tells = !stopping_;
   }
   if (tells) {
-    std::fprintf(stderr, "sluice: executor %u (process %lld) is lost\n", executor->id,
-                 static_cast<long long>(executor->pid));
+    std::fprintf(stderr, "sluice: executor %u (process %lld) %s\n", executor->id, static_cast<long long>(executor->pid),
+                 was_released ? "has left" : "is lost");
     tell_peers();  // M4
     options_.on_lost(executor->id);
   }
@@ -247,13 +249,39 @@ void Members::lost(const ExecutorPtr& executor) {
   }
 }
 
-std::vector<ExecutorId> Members::ready() {
-  const std::lock_guard lock(mutex_);
+std::vector<ExecutorId> Members::select(bool leaving) {
   std::vector<ExecutorId> ids;
   for (const auto& [id, executor] : executors_) {
-    if (executor->is_ready) ids.push_back(id);
+    if (executor->is_ready && executor->is_leaving == leaving) ids.push_back(id);
   }
   return ids;
+}
+
+std::vector<ExecutorId> Members::ready() {
+  const std::lock_guard lock(mutex_);
+  std::vector<ExecutorId> ids = select(false);
+  return ids.empty() ? select(true) : ids;
+}
+
+std::vector<ExecutorId> Members::leaving() {
+  const std::lock_guard lock(mutex_);
+  return select(false).empty() ? std::vector<ExecutorId>() : select(true);
+}
+
+void Members::leave(ExecutorId id) {
+  const std::lock_guard lock(mutex_);
+  const auto found = executors_.find(id);
+  if (found != executors_.end()) found->second->is_leaving = true;
+}
+
+void Members::release(ExecutorId id) {
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = executors_.find(id);
+    if (found == executors_.end()) return;
+    found->second->is_released = true;
+  }
+  send(id, encode_message(Shutdown{}));
 }
 
 std::size_t Members::cores() {

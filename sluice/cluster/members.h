@@ -48,8 +48,14 @@ class Members {
   Members& operator=(const Members&) = delete;
 
   Address address() const { return listener_->address(); }
-  /// Those that tasks are given to, in the order in which they came.
+  /// Those that tasks are given to, in the order in which they came. Not those that leave, unless there are no others.
   std::vector<ExecutorId> ready();
+  /// Those that leave, while there are others.
+  std::vector<ExecutorId> leaving();
+  /// From now on it leaves.
+  void leave(ExecutorId id);
+  /// It has nothing any more: lets it end.
+  void release(ExecutorId id);
   bool is_alive(ExecutorId id);
   /// Of those that are ready.
   std::size_t cores();
@@ -79,6 +85,8 @@ class Members {
     std::int64_t pid = 0;
     Time heard{};
     bool is_ready = false;
+    bool is_leaving = false;
+    bool is_released = false;
   };
   using ExecutorPtr = std::shared_ptr<Executor>;
   struct Call {
@@ -95,6 +103,7 @@ class Members {
   void listen_to(const ExecutorPtr& executor);
   void lost(const ExecutorPtr& executor);
   void tell_peers();
+  std::vector<ExecutorId> select(bool leaving);
   static void send_to(const ExecutorPtr& executor, std::string_view message);
   std::vector<ExecutorPtr> all();
 

@@ -223,6 +223,11 @@ struct ServiceEnded {
 /// A block of a service. Engines give out ids from 1 on; those from 2^32 on are of such blocks.
 inline BlockId service_block(std::uint64_t service, std::uint32_t number) { return {(service << 32) | number, 0}; }
 
+/// The executor is to end: it does when nothing that it has is needed there any more, and the driver says Shutdown.
+struct Leave {
+  static constexpr std::uint8_t kind = 25;
+};
+
 /// The executor lives; the answer, the same, says that the driver does.
 struct Heartbeat {
   static constexpr std::uint8_t kind = 10;

@@ -262,11 +262,11 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ru
 // An executor for a copy of what the partition leaves; 0 when there is no other.
 ExecutorId ClusterScheduler::another(ExecutorId executor, std::size_t partition) {
   const Slots::Place at = slots_->place(partition);
-  if (at.copy != 0 && at.copy != executor) return at.copy;
   const std::vector<ExecutorId> ids = members_->ready();
+  if (at.copy != executor && std::find(ids.begin(), ids.end(), at.copy) != ids.end()) return at.copy;
   const auto own = std::find(ids.begin(), ids.end(), executor);
-  if (ids.size() < 2 || own == ids.end()) return 0;
-  return ids[static_cast<std::size_t>(own - ids.begin() + 1) % ids.size()];
+  if (own == ids.end()) return ids.empty() ? 0 : ids[partition % ids.size()];  // it leaves
+  return ids.size() < 2 ? 0 : ids[static_cast<std::size_t>(own - ids.begin() + 1) % ids.size()];
 }
 
 void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage, std::uint32_t task, unsigned attempt,
@@ -319,6 +319,10 @@ void ClusterScheduler::on_message(ExecutorId executor, std::string_view bytes) {
       answer.error = error.details().why;
     }
     return members_->send(executor, encode_message(answer));
+  }
+  if (message_kind(bytes) == Leave::kind) {
+    std::fprintf(stderr, "sluice: executor %u leaves\n", executor);
+    return members_->leave(executor);
   }
   if (message_kind(bytes) == ServiceMessage::kind) {
     return services_->on_message(executor, decode_message<ServiceMessage>(bytes));
@@ -507,25 +511,57 @@ void ClusterScheduler::completed(Time batch) {
   }
   slots_->completed(batch.time_since_epoch().count());
   copy_blocks();
+  let_go();
 }
 
-// Blocks that are kept twice and lie on one executor only.
+// Executors that leave, of which nothing is needed any more.
+void ClusterScheduler::let_go() {
+  for (const ExecutorId executor : members_->leaving()) {
+    if (!services_->move_away(executor) || !slots_->is_free(executor)) continue;
+    bool is_free = true;
+    {
+      const std::lock_guard lock(mutex_);
+      is_free = loads_[executor] == 0;
+      for (const auto& [block, places] : block_places_) {
+        is_free = is_free && (places.executors.size() > 1 || places.executors[0] != executor);
+      }
+    }
+    if (is_free) members_->release(executor);
+  }
+}
+
+// Blocks that are kept twice and lie on one executor only, or that lie only where executors leave.
 void ClusterScheduler::copy_blocks() {
-  std::vector<std::pair<BlockId, ExecutorId>> lacking;
+  struct Lacking {
+    BlockId block;
+    ExecutorId executor = 0;
+    ExecutorId copy = 0;
+  };
+  std::vector<Lacking> lacking;
+  const std::vector<ExecutorId> ids = members_->ready();
+  const bool some_leave = !members_->leaving().empty();
   {
     const std::lock_guard lock(mutex_);
-    if (!lacks_copies_ || members_->ready().size() < 2) return;
+    if (!some_leave && (!lacks_copies_ || ids.size() < 2)) return;
     lacks_copies_ = false;
     for (const auto& [block, places] : block_places_) {
-      if (places.twice && places.executors.size() == 1) lacking.emplace_back(block, places.executors[0]);
+      const auto stay = std::count_if(places.executors.begin(), places.executors.end(), [&](ExecutorId id) {
+        return std::find(ids.begin(), ids.end(), id) != ids.end();
+      });
+      if (stay > 0 && (!places.twice || stay > 1 || ids.size() < 2)) continue;
+      const auto has = [&at = places.executors](ExecutorId id) {
+        return std::find(at.begin(), at.end(), id) != at.end();
+      };
+      ExecutorId copy = another(places.executors[0], block.index);
+      if (has(copy)) copy = *std::find_if_not(ids.begin(), ids.end(), has);
+      lacking.push_back({block, places.executors[0], copy});
     }
   }
-  for (const auto& [block, executor] : lacking) {
+  for (const auto& [block, executor, copy] : lacking) {
     StateRequest request;
     request.what = StateRequest::What::copy_block;
     request.operation = block.owner;
     request.partition = static_cast<std::uint32_t>(block.index);
-    const ExecutorId copy = another(executor, request.partition);
     request.number = copy;
     bool is_done = false;
     try {

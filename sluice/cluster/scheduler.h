@@ -99,6 +99,7 @@ class ClusterScheduler final : public TaskRunner {
   void adopt(const TaskProgram& task, TaskOutcome& outcome, const Given& given);
   void give_up_lost(const std::vector<TaskProgram>& tasks, std::uint64_t job, Round& round);
   void copy_blocks();
+  void let_go();
   void forget();
 
   Engine& engine_;

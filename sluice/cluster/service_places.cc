@@ -89,6 +89,18 @@ void ServicePlaces::on_ended(ExecutorId executor, const ServiceEnded& message) {
   }
 }
 
+bool ServicePlaces::move_away(ExecutorId executor) {
+  std::vector<std::uint64_t> ids;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [id, entry] : entries_) {
+      if (entry->executor == executor) ids.push_back(id);
+    }
+  }
+  for (const std::uint64_t id : ids) members_.send(executor, encode_message(StopService{id}));
+  return ids.empty();
+}
+
 void ServicePlaces::lost(ExecutorId executor) {
   std::vector<EntryPtr> ended;
   {

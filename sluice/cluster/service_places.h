@@ -35,6 +35,8 @@ class ServicePlaces {
   // -- from the executor
   void on_message(ExecutorId executor, const ServiceMessage& message);
   void on_ended(ExecutorId executor, const ServiceEnded& message);
+  /// It leaves: its services are stopped, and whoever has started them starts others. True when it has none.
+  bool move_away(ExecutorId executor);
   /// All its services have ended.
   void lost(ExecutorId executor);
 

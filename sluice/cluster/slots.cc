@@ -135,10 +135,20 @@ void Slots::completed(std::int64_t batch) {
     if (ids == settled_for_) return;
     settled_for_ = ids;
   }
-  while (copies_ && make_copy()) {
+  while (make_copy() || move_one()) {
   }
-  while (move_one()) {
+}
+
+bool Slots::is_free(ExecutorId id) {
+  const std::vector<ExecutorId> ids = members_.ready();
+  const std::lock_guard lock(mutex_);
+  for (Slot& at : slots_) {
+    if (at.owner == id) return false;
+    if (at.copy != id) continue;
+    if (lacks_copy(at, ids, {id})) return false;
+    at.copy = 0;  // there is nobody else to keep one
   }
+  return true;
 }
 
 std::map<ExecutorId, std::size_t> Slots::count(const std::vector<ExecutorId>& ids, ExecutorId Slot::* role) const {
@@ -150,10 +160,23 @@ std::map<ExecutorId, std::size_t> Slots::count(const std::vector<ExecutorId>& id
   return counts;
 }
 
+// A copy that lies on an executor that leaves is as good as none, once there is another place for it. Of what an owner
+// that leaves has a copy is made in any case: that one takes over.
+bool Slots::lacks_copy(const Slot& at, const std::vector<ExecutorId>& ids,
+                       const std::vector<ExecutorId>& leaving) const {
+  if (at.is_lost || at.must_promote || at.states.empty()) return false;
+  const auto is_in = [](const std::vector<ExecutorId>& all, ExecutorId id) {
+    return std::find(all.begin(), all.end(), id) != all.end();
+  };
+  if (is_in(ids, at.copy) || (at.copy != 0 && !is_in(leaving, at.copy))) return false;
+  if (is_in(leaving, at.owner)) return !ids.empty();
+  return copies_ && is_in(ids, at.owner) && ids.size() > 1;
+}
+
 // False when there is nothing to do, or it cannot be done now.
 bool Slots::make_copy() {
   const std::vector<ExecutorId> ids = members_.ready();
-  if (ids.size() < 2) return false;
+  const std::vector<ExecutorId> leaving = members_.leaving();
   Requests requests;
   std::size_t number = 0;
   ExecutorId owner = 0;
@@ -161,9 +184,8 @@ bool Slots::make_copy() {
   {
     const std::lock_guard lock(mutex_);
     std::map<ExecutorId, std::size_t> kept = count(ids, &Slot::copy);
-    const auto lacking = std::find_if(slots_.begin(), slots_.end(), [&](const Slot& at) {
-      return kept.contains(at.owner) && at.copy == 0 && !at.is_lost && !at.must_promote && !at.states.empty();
-    });
+    const auto lacking =
+        std::find_if(slots_.begin(), slots_.end(), [&](const Slot& at) { return lacks_copy(at, ids, leaving); });
     if (lacking == slots_.end()) return false;
     number = static_cast<std::size_t>(lacking - slots_.begin());
     owner = lacking->owner;
@@ -192,27 +214,41 @@ bool Slots::make_copy() {
   return true;
 }
 
-// Where the executor that has least keeps a copy for the one that has most, the two change roles.
+// A slot that is to have another owner: that of an executor that leaves, or that has most.
+std::vector<Slots::Slot>::iterator Slots::choose_move(const std::vector<ExecutorId>& ids,
+                                                      const std::vector<ExecutorId>& leaving) {
+  const auto stays = [&ids](ExecutorId id) { return std::find(ids.begin(), ids.end(), id) != ids.end(); };
+  for (auto at = slots_.begin(); at != slots_.end(); ++at) {
+    const bool leaves = std::find(leaving.begin(), leaving.end(), at->owner) != leaving.end();
+    if (leaves && !at->must_promote && (at->states.empty() || stays(at->copy))) return at;
+  }
+  if (ids.size() < 2) return slots_.end();
+  const std::map<ExecutorId, std::size_t> owned = count(ids, &Slot::owner);
+  const auto [least, most] =
+      std::minmax_element(owned.begin(), owned.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  if (most->second - least->second < 2) return slots_.end();
+  return std::find_if(slots_.begin(), slots_.end(), [had = most->first, gets = least->first](const Slot& at) {
+    return at.owner == had && (at.states.empty() || at.copy == gets) && !at.must_promote;
+  });
+}
+
+// The owner of a slot and who keeps the copy change roles.
 bool Slots::move_one() {
   const std::vector<ExecutorId> ids = members_.ready();
-  if (ids.size() < 2) return false;
+  const std::vector<ExecutorId> leaving = members_.leaving();
   Requests requests;
   std::size_t number = 0;
   ExecutorId from = 0;
   ExecutorId to = 0;
   {
     const std::lock_guard lock(mutex_);
-    const std::map<ExecutorId, std::size_t> owned = count(ids, &Slot::owner);
-    const auto [least, most] = std::minmax_element(owned.begin(), owned.end(),
-                                                   [](const auto& a, const auto& b) { return a.second < b.second; });
-    if (most->second - least->second < 2) return false;
-    const auto moving =
-        std::find_if(slots_.begin(), slots_.end(), [had = most->first, gets = least->first](const Slot& at) {
-          return at.owner == had && (at.states.empty() || at.copy == gets) && !at.must_promote;
-        });
+    const auto moving = choose_move(ids, leaving);
     if (moving == slots_.end()) return false;
     if (moving->states.empty()) {
-      moving->owner = least->first;
+      std::map<ExecutorId, std::size_t> owned = count(ids, &Slot::owner);
+      moving->owner = std::min_element(owned.begin(), owned.end(), [](const auto& a, const auto& b) {
+                        return a.second < b.second;
+                      })->first;
       moving->copy = 0;
       return true;
     }

@@ -6,7 +6,8 @@
 // Invariants:
 //  P1. A lost owner's slots are its copies' at once, and these are told so before the next round, by `settle`. State is
 //      taken over as of the last batch that is complete: the running one is run again.
-//  P2. Copies are made and slots are moved between batches only (`completed`).
+//  P2. Copies are made and slots are moved between batches only (`completed`). What an executor that leaves has is on
+//      others before it is let go.
 //  P3. After any of that it is not known what has changed since the last checkpoint: `take_moved` says so once.
 #pragma once
 
@@ -56,6 +57,8 @@ class Slots {
   void settle();
   /// All of the batch is done: gives slots their copies again, and executors that have come their part.
   void completed(std::int64_t batch);
+  /// True when the executor, which leaves, has nothing any more that is needed.
+  bool is_free(ExecutorId id);
   std::int64_t completed_batch();
   bool take_moved();
 
@@ -78,6 +81,8 @@ class Slots {
   /// Of how many slots each of these is the owner, or the one with the copy.
   std::map<ExecutorId, std::size_t> count(const std::vector<ExecutorId>& ids, ExecutorId Slot::* role) const;
   void add_requests(const Slot& slot, StateRequest::What what, ExecutorId to, Requests& requests) const;
+  bool lacks_copy(const Slot& slot, const std::vector<ExecutorId>& ids, const std::vector<ExecutorId>& leaving) const;
+  std::vector<Slot>::iterator choose_move(const std::vector<ExecutorId>& ids, const std::vector<ExecutorId>& leaving);
   bool make_copy();
   bool move_one();
 

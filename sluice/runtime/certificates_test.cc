@@ -31,13 +31,13 @@ TEST(Certificates, OfAClusterLieInADirectoryAndKeysAreForTheirOwner) {
   const CertificateDates dates = make_cluster_certificates(sim, "/etc/sluice", days(365));
   EXPECT_EQ(dates.member, "2024-11-13 22:13:20 UTC");
   EXPECT_EQ(dates.authority, "2033-11-11 22:13:20 UTC");
-  for (const char* name : {"ca.pem", "ca.key", "node.pem", "node.key"}) {
+  for (const char* name : {"ca.pem", "ca.key", "node.pem", "node.key", "token"}) {
     const std::string path = std::string("/etc/sluice/") + name;
     const auto info = sim.files().stat(path);
     ASSERT_TRUE(info) << path;
-    EXPECT_EQ(info->mode, path.ends_with(".key") ? 0600U : 0644U) << path;
+    EXPECT_EQ(info->mode, path.ends_with(".pem") ? 0644U : 0600U) << path;
   }
-  EXPECT_EQ(sim.files().list("/etc/sluice")->size(), 4U);
+  EXPECT_EQ(sim.files().list("/etc/sluice")->size(), 5U);
 }
 
 TEST(Certificates, AnAuthorityIsNeverReplaced) {

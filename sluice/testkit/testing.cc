@@ -46,6 +46,7 @@ StreamTest::StreamTest(StreamTestOptions options)
                                                       .encode_tasks = options.encode_tasks,
                                                       .check_views = options.check_views,
                                                       .executor_timeout = silence_max(*runtime_),
+                                                      .state_copies = options.state_copies,
                                                       .runtime = runtime_});
   streaming_ = std::make_unique<StreamingContext>(
       *context_, StreamingOptions{.batch = options.batch,
@@ -76,6 +77,11 @@ StreamTest::~StreamTest() {
 void StreamTest::kill_executor(std::size_t number) {
   auto& scheduler = dynamic_cast<sluice::detail::ClusterScheduler&>(context_->engine()->runner());
   dynamic_cast<sluice::detail::ThreadExecutors&>(scheduler.manager()).kill(number);
+}
+
+void StreamTest::let_executor_leave(std::size_t number) {
+  auto& scheduler = dynamic_cast<sluice::detail::ClusterScheduler&>(context_->engine()->runner());
+  dynamic_cast<sluice::detail::ThreadExecutors&>(scheduler.manager()).leave(number);
 }
 
 void StreamTest::start() {

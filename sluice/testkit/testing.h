@@ -37,6 +37,8 @@ struct StreamTestOptions {
   std::size_t cores = 2;
   /// Executors that tasks run on, with so many `cores` each: a cluster in threads of this process. 0: no cluster.
   std::size_t executors = 0;
+  /// See ContextOptions.
+  std::size_t state_copies = 0;
   /// The outside world; nullptr: a HandRuntime of its own. Must outlive the StreamTest.
   Runtime* runtime = nullptr;
   /// Encodes and decodes every task before it runs, as a cluster does.
@@ -179,6 +181,9 @@ class StreamTest {
 
   /// Ends an executor (StreamTestOptions::executors) as if its process had been killed; another one takes its place.
   void kill_executor(std::size_t number);
+  /// Lets an executor go, as a SIGTERM to its process does: it ends when others have what it has. Another one takes its
+  /// place.
+  void let_executor_leave(std::size_t number);
 
   /// A stream of these records: one inner list a batch, cut into the partitions as `parallelize` does; empty batches
   /// when there are no more lists.

@@ -272,12 +272,13 @@ std::vector<Sums> expected_sums() {
   return all;
 }
 
-// Processes are killed while the stream runs; what comes out is what an undisturbed run gives.
-TEST(Cluster, AStreamWithStateGoesOnWhenExecutorsAreKilled) {
+// Processes get a signal while the stream runs; what comes out is what an undisturbed run gives.
+void expect_sums_in_spite_of(int signal, std::size_t state_copies) {
   testing::StreamTest t({.batch = 20ms,
                          .partitions = 3,
                          .cores = 1,
                          .executors = 3,
+                         .state_copies = state_copies,
                          .runtime = &system_runtime(),
                          .checkpoint_interval = 100ms});
   auto in = t.stream(stateful_input());
@@ -291,10 +292,10 @@ TEST(Cluster, AStreamWithStateGoesOnWhenExecutorsAreKilled) {
   const auto window =
       t.output(in.reduce_by_key_and_window(std::plus{}, std::minus{}, {.length = 100ms, .slide = 20ms}).count());
   for (int batch = 1; batch <= stateful_batches; ++batch) {
-    if (batch % 6 == 0) {
+    if (batch % 6 == 0 && batch < stateful_batches) {
       ASSERT_TRUE(members_of(t.context()).wait_for(3, 10s));
       const std::vector<std::int64_t> alive = pids(t.context());
-      ::kill(static_cast<int>(alive.at(static_cast<std::size_t>(batch / 6) % alive.size())), SIGKILL);
+      ::kill(static_cast<int>(alive.at(static_cast<std::size_t>(batch / 6) % alive.size())), signal);
     }
     t.run(1);
   }
@@ -312,6 +313,15 @@ TEST(Cluster, AStreamWithStateGoesOnWhenExecutorsAreKilled) {
     EXPECT_EQ(counts.to_vector(), (std::vector<std::int64_t>{keys})) << b;
   }
 }
+
+TEST(Cluster, AStreamWithStateGoesOnWhenExecutorsAreKilled) { expect_sums_in_spite_of(SIGKILL, 2); }
+// They leave when others have what they had: also the only copy of state.
+TEST(Cluster, AStreamWithStateGoesOnWhenExecutorsAreToldToEnd) {
+  expect_sums_in_spite_of(SIGTERM, 2);
+  expect_sums_in_spite_of(SIGTERM, 1);
+}
+// It goes to all processes of a terminal, and the driver deals with it.
+TEST(Cluster, AnInterruptIsNothingToExecutors) { expect_sums_in_spite_of(SIGINT, 1); }
 
 using Counted = std::pair<int, long>;  // the process and a number
 

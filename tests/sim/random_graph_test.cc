@@ -102,7 +102,8 @@ TEST(RandomGraphSimulated, GivesWhatTheModelGivesForEverySeed) {
 
 // On a cluster whose executors are killed and whose connections are cut, at any moment: nobody sees it in what comes
 // out. Where two executors that have the same state are killed, the stream ends, and goes on from its checkpoint.
-std::uint64_t simulate_cluster(std::uint64_t seed) {
+// `only_leave`: none is killed, and nothing is lost.
+std::uint64_t simulate_cluster(std::uint64_t seed, bool only_leave = false) {
   Random random(seed);
   const Graph graph = random_graph(random);
   SCOPED_TRACE("graph:\n" + to_string(graph));
@@ -110,12 +111,13 @@ std::uint64_t simulate_cluster(std::uint64_t seed) {
   const auto inputs = random_inputs(graph, few, random);
   SimulationOptions faults;
   faults.message_delay_max = seed % 5 == 0 ? 50ms : 5ms;
-  faults.connection_cut = seed % 4 == 0 ? 0.0005 : 0;
+  faults.connection_cut = seed % 4 == 0 && !only_leave ? 0.0005 : 0;
   Simulation sim(seed, faults);
   std::vector<Batches> got;
   sim.run([&] {
     StreamTestOptions options{.batch = 100ms, .partitions = 1 + seed % 4, .cores = 1 + seed % 2};
     options.executors = 2 + seed % 3;
+    options.state_copies = only_leave ? 1 + seed % 2 : 2;
     options.runtime = &sim;
     options.hash_seed = seed;
     options.check_views = seed % 2 == 0;
@@ -128,13 +130,14 @@ std::uint64_t simulate_cluster(std::uint64_t seed) {
         got = run_engine(graph, inputs, few, options, false, [&](StreamTest& t) {
           for (std::uint64_t kills = random.below(4); kills > 0; --kills) {
             sim.wait_for(Duration(random.below(Duration(300ms).count())));
-            t.kill_executor(random.below(options.executors));
+            const std::size_t executor = random.below(options.executors);
+            only_leave || random.chance(0.3) ? t.let_executor_leave(executor) : t.kill_executor(executor);
           }
         });
         is_done = true;
       } catch (const Error& error) {
         constexpr std::array of_lost_executors{Code::state_lost, Code::state_is_gone, Code::process_failed};
-        if (std::count(of_lost_executors.begin(), of_lost_executors.end(), error.code()) == 0) throw;
+        if (only_leave || std::count(of_lost_executors.begin(), of_lost_executors.end(), error.code()) == 0) throw;
       }
     }
   });
@@ -150,6 +153,15 @@ TEST(RandomGraphSimulated, GivesWhatTheModelGivesOnAClusterWhoseExecutorsDie) {
     if (seed % 100 == 0) {
       EXPECT_EQ(simulate_cluster(seed), trace);
     }
+    if (HasFailure()) return;
+  }
+}
+
+TEST(RandomGraphSimulated, GivesWhatTheModelGivesWhileExecutorsLeaveAndOthersCome) {
+  const auto [first, end] = seeds_to_run(cluster_seeds / 4);
+  for (std::uint64_t seed = first; seed < end; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    simulate_cluster(seed, true);
     if (HasFailure()) return;
   }
 }

@@ -214,7 +214,9 @@ void live(std::uint64_t seed, bool with_files) {
       --world->executor_kills;
       ++world->kills;
       auto& scheduler = dynamic_cast<sluice::detail::ClusterScheduler&>(ctx.engine()->runner());
-      dynamic_cast<sluice::detail::ThreadExecutors&>(scheduler.manager()).kill(world->random.below(world->executors));
+      auto& executors = dynamic_cast<sluice::detail::ThreadExecutors&>(scheduler.manager());
+      const std::size_t executor = world->random.below(world->executors);
+      world->random.chance(0.3) ? executors.leave(executor) : executors.kill(executor);
       if (world->random.chance(0.3)) continue;  // and another one at once
     }
     ASSERT_FALSE(ssc.await_termination(std::chrono::milliseconds(world->random.below(150))));
