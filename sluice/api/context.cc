@@ -86,6 +86,16 @@ Context::Context(const ContextOptions& options) {
     throw Error(Code::bad_setting,
                 {.why = "--sluice.certs: cluster[E] needs a directory that `sluice certs` has made"});
   }
+  detail::ScalingOptions scaling;
+  scaling.is_on = settings.flag("dynamic-allocation", options.dynamic_allocation);
+  scaling.interval = std::chrono::seconds(settings.number("scaling-interval", 0, 60));
+  scaling.up = static_cast<double>(settings.number("scaling-up", 0, 90)) / 100;
+  scaling.down = static_cast<double>(settings.number("scaling-down", 0, 30)) / 100;
+  scaling.min = settings.number("executors-min", 0, 0);
+  scaling.max = settings.number("executors-max", 0, std::max(core_count(), master.executors));
+  if (scaling.is_on && (master.executors == 0 || master.are_started_elsewhere)) {
+    throw Error(Code::bad_setting, {.why = "--sluice.dynamic-allocation: only local-cluster[E,N] starts executors"});
+  }
   detail::Engine::MakeRunner make_runner;
   if (master.executors > 0) {
     make_runner = [&](detail::Engine& made) {
@@ -98,6 +108,7 @@ Context::Context(const ContextOptions& options) {
       cluster.executor_timeout = timeout;
       cluster.copy_state = copies_state;
       cluster.copy_blocks = copies_blocks;
+      cluster.scaling = scaling;
       // Processes live in the real world alone.
       std::unique_ptr<detail::ClusterManager> manager;
       if (master.are_started_elsewhere) {

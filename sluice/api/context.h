@@ -51,6 +51,8 @@ struct ContextOptions {
   std::size_t state_copies = 0;
   /// On a cluster, executors that keep each block of a receiver (block-copies), 1 or 2. 0: 2.
   std::size_t block_copies = 0;
+  /// "local-cluster[E,N]" begins with E executors and has more or fewer, as its batches need (dynamic-allocation).
+  bool dynamic_allocation = false;
   /// Where "cluster[E]" listens (listen). Empty: 127.0.0.1:7077.
   std::string listen{};
   /// Directory that `sluice certs` has made (certs); "cluster[E]" needs one.

@@ -32,6 +32,12 @@ constexpr std::array known{"master",
                            "executor-timeout",
                            "state-copies",
                            "block-copies",
+                           "dynamic-allocation",
+                           "scaling-interval",
+                           "scaling-up",
+                           "scaling-down",
+                           "executors-min",
+                           "executors-max",
                            "checkpoint",
                            "batch",
                            "block-interval",
@@ -51,7 +57,8 @@ bool is_known(std::string_view name) { return std::find(known.begin(), known.end
 
 /// Those that mean true when no value is given.
 bool is_flag(std::string_view name) {
-  constexpr std::array flags{"encode-tasks", "check-views", "accept-replay-with-new-code", "dry-run"};
+  constexpr std::array flags{"dynamic-allocation", "encode-tasks", "check-views", "accept-replay-with-new-code",
+                             "dry-run"};
   return std::find(flags.begin(), flags.end(), name) != flags.end();
 }
 

@@ -56,9 +56,10 @@ class LocalProcesses final : public ClusterManager {
   }
 
   void run_executors(const ExecutorOptions& each, std::size_t count) override {
-    children_.resize(count);
-    for (std::size_t i = 0; i < count; ++i) {
-      threads_.spawn("executor process", [this, each, i] { run(each, i); });
+    const std::lock_guard lock(mutex_);
+    for (wanted_ = count; running_ < wanted_; ++running_) {
+      children_.push_back(nullptr);
+      threads_.spawn("executor process", [this, each, number = children_.size() - 1] { run(each, number); });
     }
   }
 
@@ -90,6 +91,10 @@ class LocalProcesses final : public ClusterManager {
       std::unique_lock lock(mutex_);
       children_[number] = nullptr;
       if (stopping_) return;
+      if (running_ > wanted_) {
+        --running_;
+        return;
+      }
       if (status != 0 && status != given_up) {
         std::fprintf(stderr, "sluice: an executor has ended with status %d\n", status);
       }
@@ -106,6 +111,8 @@ class LocalProcesses final : public ClusterManager {
   std::unique_ptr<Condition> stopped_;
   const std::string directory_;
   bool stopping_ = false;
+  std::size_t wanted_ = 0;
+  std::size_t running_ = 0;
   std::vector<std::shared_ptr<ChildProcess>> children_;
   Threads threads_;
 };
@@ -246,9 +253,10 @@ ThreadExecutors::~ThreadExecutors() {
 
 void ThreadExecutors::run_executors(const ExecutorOptions& each, std::size_t count) {
   const std::lock_guard lock(mutex_);
-  places_.resize(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    places_[i].thread = runtime_.spawn("executor", [this, each, i] { run(i, each); });
+  for (wanted_ = count; running_ < wanted_; ++running_) {
+    places_.emplace_back();
+    places_.back().thread =
+        runtime_.spawn("executor", [this, each, number = places_.size() - 1] { run(number, each); });
   }
 }
 
@@ -260,6 +268,10 @@ void ThreadExecutors::run(std::size_t number, const ExecutorOptions& options) {
     {
       const std::lock_guard lock(mutex_);
       if (stopping_) return;
+      if (running_ > wanted_) {
+        --running_;
+        return;
+      }
       places_[number].executor = executor;
     }
     try {

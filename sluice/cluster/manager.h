@@ -16,8 +16,8 @@ class ClusterManager {
  public:
   /// Ends all executors that it has started.
   virtual ~ClusterManager() = default;
-  /// Sees to it that so many executors run from now on; one that ends is started again, as a new one. `each.listen` is
-  /// set here.
+  /// Sees to it that so many executors run from now on; one that ends is started again, as a new one. When called again
+  /// with another count, more are started, or those that end next are not started again. `each.listen` is set here.
   virtual void run_executors(const ExecutorOptions& each, std::size_t count) = 0;
   /// Where the driver has to listen so that they reach it, and how.
   virtual Address driver_address() = 0;
@@ -56,6 +56,8 @@ class ThreadExecutors : public ClusterManager {
   const ClusterNetwork network_;
   std::mutex mutex_;
   bool stopping_ = false;
+  std::size_t wanted_ = 0;
+  std::size_t running_ = 0;
   std::vector<Place> places_;
 };
 

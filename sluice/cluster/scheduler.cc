@@ -63,6 +63,8 @@ ClusterScheduler::ClusterScheduler(Engine& engine, std::unique_ptr<ClusterManage
     : engine_(engine),
       runtime_(engine.runtime()),
       options_(options),
+      scaling_(options.scaling),
+      wanted_(options.executors),
       changed_(runtime_.condition()),
       manager_(std::move(manager)) {
   Members::Options members;
@@ -74,11 +76,10 @@ ClusterScheduler::ClusterScheduler(Engine& engine, std::unique_ptr<ClusterManage
   members.timeout = options_.executor_timeout;
   members.on_message = [this](ExecutorId executor, std::string_view message) { on_message(executor, message); };
   members.on_lost = [this](ExecutorId executor) { on_lost(executor); };
-  ExecutorOptions each;
-  each.token = members.token;
-  each.cores = options_.cores;
-  each.memory_bytes = options_.memory_bytes;
-  each.spill_directory = options_.spill_directory;
+  each_.token = members.token;
+  each_.cores = options_.cores;
+  each_.memory_bytes = options_.memory_bytes;
+  each_.spill_directory = options_.spill_directory;
   members_ =
       std::make_unique<Members>(runtime_, network.transport->listen(manager_->driver_address()), std::move(members));
   slots_ = std::make_unique<Slots>(*members_, options_.copy_state);
@@ -91,8 +92,8 @@ ClusterScheduler::ClusterScheduler(Engine& engine, std::unique_ptr<ClusterManage
                                           const std::lock_guard lock(mutex_);
                                           forget_.block_owners.emplace_back(first.owner, last.owner);
                                         }});
-  each.driver = members_->address().text;
-  manager_->run_executors(each, options_.executors);
+  each_.driver = members_->address().text;
+  manager_->run_executors(each_, options_.executors);
   if (members_->wait_for(options_.executors, options_.start_time_max)) return;
   const std::size_t came = members_->ready().size();
   members_->stop();
@@ -104,13 +105,12 @@ ClusterScheduler::~ClusterScheduler() { members_->stop(); }
 
 void ClusterScheduler::reserve_cores(long cores) {
   const std::lock_guard lock(mutex_);
-  const long total = static_cast<long>(options_.cores > 0 ? options_.executors * options_.cores : members_->cores());
+  const long total = static_cast<long>(options_.cores > 0 ? wanted_ * options_.cores : members_->cores());
   const long reserved = static_cast<long>(reserved_cores_) + cores;
   if (total - reserved < 1) {
-    throw Error(Code::too_few_cores,
-                {.why = std::to_string(options_.executors) + " executors, " + std::to_string(total) + " cores, " +
-                        std::to_string(reserved) + " receivers: " + std::to_string(total - reserved) +
-                        " cores left for tasks"});
+    throw Error(Code::too_few_cores, {.why = std::to_string(wanted_) + " executors, " + std::to_string(total) +
+                                             " cores, " + std::to_string(reserved) + " receivers: " +
+                                             std::to_string(total - reserved) + " cores left for tasks"});
   }
   reserved_cores_ = static_cast<std::size_t>(reserved);
 }
@@ -504,7 +504,7 @@ std::shared_ptr<StatePartition> ClusterScheduler::make_state(const Shipped<State
   });
 }
 
-void ClusterScheduler::completed(Time batch) {
+void ClusterScheduler::completed(Time batch, Duration took, Duration interval) {
   {
     const std::lock_guard lock(mutex_);
     losses_.clear();
@@ -512,6 +512,25 @@ void ClusterScheduler::completed(Time batch) {
   slots_->completed(batch.time_since_epoch().count());
   copy_blocks();
   let_go();
+  if (options_.scaling.is_on) {
+    scaling_.add(took, interval);
+    scale();
+  }
+}
+
+// More executors, or one fewer: the newest that has no receiver.
+void ClusterScheduler::scale() {
+  const std::size_t wanted = scaling_.wanted(runtime_.clock().now(), wanted_, reserved_cores_);
+  if (wanted == wanted_) return;
+  std::fprintf(stderr, "sluice: %zu executors instead of %zu\n", wanted, wanted_);
+  if (wanted < wanted_) {
+    const std::vector<ExecutorId> ids = members_->ready();
+    const auto idle = std::find_if(ids.rbegin(), ids.rend(), [this](ExecutorId id) { return !services_->has(id); });
+    if (idle == ids.rend()) return;
+    members_->leave(*idle);
+  }
+  wanted_ = wanted;
+  manager_->run_executors(each_, wanted_);
 }
 
 // Executors that leave, of which nothing is needed any more.

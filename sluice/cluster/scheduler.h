@@ -23,6 +23,7 @@
 #include "sluice/cluster/manager.h"
 #include "sluice/cluster/members.h"
 #include "sluice/cluster/messages.h"
+#include "sluice/cluster/scaling.h"
 #include "sluice/cluster/service_places.h"
 #include "sluice/cluster/slots.h"
 #include "sluice/core/engine.h"
@@ -45,6 +46,7 @@ struct ClusterOptions {
   bool copy_state = true;
   /// Keep a second copy of the blocks of receivers.
   bool copy_blocks = true;
+  ScalingOptions scaling{};
 };
 
 /// See the head of this file, and TaskRunner. Threads: state is worked on by one at a time.
@@ -61,7 +63,7 @@ class ClusterScheduler final : public TaskRunner {
   void remove_blocks(std::uint64_t owner) override;
   std::shared_ptr<StatePartition> make_state(const Shipped<StateMaker>& maker, std::size_t partition) override;
   void track_state() override {}  // executors always do
-  void completed(Time batch) override;
+  void completed(Time batch, Duration took, Duration interval) override;
   bool has_state_elsewhere() const override { return true; }
   bool take_state_moved() override { return slots_->take_moved(); }
   bool runs_services() const override { return true; }
@@ -100,11 +102,16 @@ class ClusterScheduler final : public TaskRunner {
   void give_up_lost(const std::vector<TaskProgram>& tasks, std::uint64_t job, Round& round);
   void copy_blocks();
   void let_go();
+  void scale();
   void forget();
 
   Engine& engine_;
   Runtime& runtime_;
   const ClusterOptions options_;
+  ExecutorOptions each_;
+  Scaling scaling_;
+  /// Executors that there are to be.
+  std::size_t wanted_;
 
   std::mutex mutex_;
   std::unique_ptr<Condition> changed_;

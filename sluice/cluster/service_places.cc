@@ -89,6 +89,12 @@ void ServicePlaces::on_ended(ExecutorId executor, const ServiceEnded& message) {
   }
 }
 
+bool ServicePlaces::has(ExecutorId executor) {
+  const std::lock_guard lock(mutex_);
+  return std::any_of(entries_.begin(), entries_.end(),
+                     [executor](const auto& entry) { return entry.second->executor == executor; });
+}
+
 bool ServicePlaces::move_away(ExecutorId executor) {
   std::vector<std::uint64_t> ids;
   {

@@ -35,6 +35,7 @@ class ServicePlaces {
   // -- from the executor
   void on_message(ExecutorId executor, const ServiceMessage& message);
   void on_ended(ExecutorId executor, const ServiceEnded& message);
+  bool has(ExecutorId executor);
   /// It leaves: its services are stopped, and whoever has started them starts others. True when it has none.
   bool move_away(ExecutorId executor);
   /// All its services have ended.

@@ -29,7 +29,7 @@ class LocalRunner final : public TaskRunner {
     return maker->make(partition, environment_.hash_seed);
   }
   void track_state() override { environment_.states.track(); }
-  void completed(Time) override {}
+  void completed(Time, Duration, Duration) override {}
   bool has_state_elsewhere() const override { return false; }
   bool take_state_moved() override { return false; }
   bool runs_services() const override { return false; }

@@ -52,8 +52,9 @@ class TaskRunner {
   virtual std::shared_ptr<StatePartition> make_state(const Shipped<StateMaker>& maker, std::size_t partition) = 0;
   /// From now on state keeps in mind what has changed.
   virtual void track_state() = 0;
-  /// All of the batch, and of those before, is done: nothing of it will be asked for again.
-  virtual void completed(Time batch) = 0;
+  /// All of the batch, and of those before, is done: nothing of it will be asked for again. It took so long, of the
+  /// interval that it should take at most.
+  virtual void completed(Time batch, Duration took, Duration interval) = 0;
   /// True where state lies in other processes: it is there though the engine's StateStore does not know it.
   virtual bool has_state_elsewhere() const = 0;
 

@@ -640,7 +640,7 @@ void Driver::run_batch(const Batch& batch) {
   }
   for (const StreamNodePtr& stream : streams_) stream->forget_before(time - stream->keep + Duration(1));
   for (InputSlot& slot : inputs_) slot.input->completed(time);
-  if (complete) engine_->runner().completed(time);
+  if (complete) engine_->runner().completed(time, *told.ended - *told.started, options_.interval);
   if (tells) tell([&](StreamingListener& listener) { listener.on_batch_completed(told); });
   if (error != nullptr) std::rethrow_exception(error);  // a failed batch is not complete
   last_batch_ = time;
