@@ -106,6 +106,8 @@ bool Executor::run() {
   peers_.stop();
   pool_.reset();  // after the tasks that run
   peers_.stop();  // what these have begun
+  blocks_.remove_spilled();
+  shuffles_.remove_spilled();
   return is_shut_down;
 }
 

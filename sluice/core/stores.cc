@@ -27,8 +27,9 @@ SpillDirectory::SpillDirectory(Runtime& runtime, const std::string& parent)
     : runtime_(runtime),
       path_(parent.empty() ? parent : parent + "/sluice-spill-" + std::to_string(runtime.random_seed())) {}
 
-SpillDirectory::~SpillDirectory() {
-  if (!was_made_) return;
+void SpillDirectory::remove() {
+  is_made_ = false;
+  if (!was_made_.exchange(false)) return;
   try {
     files().remove_all(path_);
   } catch (const Error& error) {

@@ -28,7 +28,7 @@ class SpillDirectory {
  public:
   /// One of its own below `parent`, since other processes may have been given the same. Empty: there is none.
   SpillDirectory(Runtime& runtime, const std::string& parent);
-  ~SpillDirectory();
+  ~SpillDirectory() { remove(); }
   SpillDirectory(const SpillDirectory&) = delete;
   SpillDirectory& operator=(const SpillDirectory&) = delete;
 
@@ -37,11 +37,14 @@ class SpillDirectory {
   std::string path_of(const std::string& name) const { return path_ + "/" + name; }
   /// Errors: SLU-401.
   std::unique_ptr<File> create(const std::string& name);
+  /// What is in it is gone, and so is the directory, until it is written to again.
+  void remove();
 
  private:
   Runtime& runtime_;
   const std::string path_;
   std::atomic<bool> is_made_{false};
+  /// It may be there.
   std::atomic<bool> was_made_{false};
 };
 
@@ -88,6 +91,8 @@ class ShuffleStore {
   void close(std::uint64_t shuffle);
   std::size_t size();
 
+  /// For a process that ends without destructors. Nothing may be asked for any more. Only with a budget.
+  void remove_spilled() { directory_->remove(); }
   /// Of buckets in memory; 0 where there is no budget.
   std::size_t memory_bytes();
   /// Map partitions that were written to disk, could not be written, or were found damaged there, so far.
@@ -206,6 +211,8 @@ class BlockStore {
   void remove_owner(std::uint64_t owner) { remove_owners(owner, owner); }
   /// The same for all owners from the first to the last.
   void remove_owners(std::uint64_t first, std::uint64_t last);
+  /// As in ShuffleStore.
+  void remove_spilled() { directory_.remove(); }
 
   std::size_t memory_bytes();
   /// Partitions that left memory, were written to disk, could not be written, or were found damaged there, so far.

@@ -119,6 +119,9 @@ std::uint64_t simulate_cluster(std::uint64_t seed) {
     options.runtime = &sim;
     options.hash_seed = seed;
     options.check_views = seed % 2 == 0;
+    // Nothing that a shuffle leaves has room, or hardly anything; else there is no limit.
+    if (seed % 3 == 1) options.memory_bytes = seed % 2 == 0 ? 1 : 4 << 10;
+    options.shuffle_compression = seed % 4 < 2 ? "none" : "lz4";
     options.checkpoint = "/checkpoint";
     options.checkpoint_interval = seed % 3 == 0 ? Duration(1ms) : Duration(250ms);
     options.recordings = std::make_shared<Recordings>();
