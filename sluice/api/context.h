@@ -30,11 +30,15 @@ struct ContextOptions {
   /// Partitions of shuffles and collections where a call does not say (partitions). It decides the order of results,
   /// so it never follows the number of cores. 0: 4.
   std::size_t partitions = 0;
-  /// Bytes of cached partitions kept in memory (memory). 0: 1 GiB.
+  /// Bytes of cached partitions kept in memory (memory). On a cluster of each executor: half for cached partitions and
+  /// blocks of receivers, half for what shuffles leave. 0: 1 GiB.
   std::size_t memory_bytes = 0;
-  /// Below which directory a directory of this context is made for cached partitions that do not fit memory
-  /// (spill-directory). Empty: /tmp.
+  /// Below which directory a directory of this context is made for what does not fit memory (spill-directory). Empty:
+  /// /tmp.
   std::string spill_directory{};
+  /// On a cluster, what becomes of shuffle output that other executors fetch, or that goes to disk
+  /// (shuffle-compression): "none", or "lz4", which pays where the network or the disk is slow. Empty: "none".
+  std::string shuffle_compression{};
   /// How often a failing task is tried (task-tries). 0: 4.
   unsigned task_tries = 0;
   /// Seed of the key hash (hash-seed). Order of results and partition of keys depend on it.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "sluice/cluster/handshake.h"
@@ -63,8 +64,10 @@ struct Executor::Task {
   std::size_t missing = 1;
   /// An executor that has not given what it had.
   ExecutorId lost_place = 0;
-  /// By shuffle and target, then by map partition, encoded; nullopt for an empty one. Those here are not among them.
-  std::map<std::pair<std::uint64_t, std::uint32_t>, std::map<std::uint32_t, std::optional<std::string>>> fetched;
+  /// Map partitions that were not where they were to be, by shuffle and executor.
+  std::map<std::pair<std::uint64_t, ExecutorId>, std::set<std::uint32_t>> lost_output;
+  /// By shuffle and target, then by map partition, packed; empty for an empty one. Those here are not among them.
+  std::map<std::pair<std::uint64_t, std::uint32_t>, std::map<std::uint32_t, std::string>> fetched;
   /// Encoded.
   std::map<BlockId, std::string> fetched_blocks;
 };
@@ -73,7 +76,8 @@ Executor::Executor(Runtime& runtime, Transport& transport, ExecutorOptions optio
     : runtime_(runtime),
       transport_(transport),
       options_(std::move(options)),
-      blocks_(runtime, {options_.memory_bytes, options_.spill_directory}),
+      blocks_(runtime, {options_.memory_bytes / 2, options_.spill_directory}),
+      shuffles_(runtime, {options_.memory_bytes / 2, options_.spill_directory, options_.compression}),
       changed_(runtime.condition()),
       peers_(runtime, transport, options_.token,
              [this](ExecutorId from, std::string_view message) { return answer(from, message); }),
@@ -117,6 +121,8 @@ bool Executor::run() {
   peers_.stop();
   pool_.reset();  // after the tasks that run
   peers_.stop();  // what these have begun
+  blocks_.remove_spilled();
+  shuffles_.remove_spilled();
   return is_shut_down;
 }
 
@@ -207,10 +213,7 @@ void Executor::handle(std::string_view message) {
       const auto forget = decode_message<Forget>(message);
       for (const std::uint64_t shuffle : forget.shuffles) shuffles_.close(shuffle);
       for (const auto& [first, last] : forget.block_owners) blocks_.remove_owners(first, last);
-      states_.forget(forget.states);
-      const std::lock_guard lock(mutex_);
-      for (const std::uint64_t shuffle : forget.shuffles) kernels_.erase(shuffle);
-      return;
+      return states_.forget(forget.states);
     }
     case Shared::kind: {
       auto shared = decode_message<Shared>(message);
@@ -303,12 +306,10 @@ void Executor::prepare(const TaskPtr& task) {
     Decoder in(message.program);
     task->program = TaskProgram::decode_from(in);
     in.expect_end();
-    for (const auto& [shuffle, maps] : message.writes) shuffles_.open(shuffle, maps);
-    {
-      const std::lock_guard lock(mutex_);
-      for (const TaskOutput& output : task->program.outputs) {
-        if (const auto* write = std::get_if<WriteShuffle>(&output.what)) kernels_[write->shuffle] = write->kernel;
-      }
+    const std::map<std::uint64_t, std::uint32_t> maps(message.writes.begin(), message.writes.end());
+    for (const TaskOutput& output : task->program.outputs) {
+      const auto* write = std::get_if<WriteShuffle>(&output.what);
+      if (write != nullptr) shuffles_.open(write->shuffle, maps.at(write->shuffle), write->kernel);
     }
     if (!states_.prepare(task->program, message.must_exist)) return report_lost(task, id_);
     ask_for_buckets(task);
@@ -356,8 +357,12 @@ void Executor::ask_for(const TaskPtr& task, ExecutorId from, const Question& que
 void Executor::fetch(const TaskPtr& task, ExecutorId from, std::uint64_t shuffle, std::uint32_t target,
                      std::vector<std::uint32_t> maps) {
   const Fetch question{0, shuffle, target, maps};
-  ask_for<Fetched>(task, from, question, [task, shuffle, target, maps = std::move(maps)](Fetched& fetched) {
-    if (!fetched.found || fetched.buckets.size() != maps.size()) return false;
+  ask_for<Fetched>(task, from, question, [task, from, shuffle, target, maps = std::move(maps)](Fetched& fetched) {
+    if (!fetched.missing.empty()) {
+      task->lost_output[{shuffle, from}].insert(fetched.missing.begin(), fetched.missing.end());
+      return true;
+    }
+    if (fetched.buckets.size() != maps.size()) return false;
     auto& by_map = task->fetched[{shuffle, target}];
     for (std::size_t i = 0; i < maps.size(); ++i) by_map[maps[i]] = std::move(fetched.buckets[i]);
     return true;
@@ -372,9 +377,9 @@ void Executor::answer_came(const TaskPtr& task) {
   launch([this, task] { execute(task); });
 }
 
-// False when something that was here is not any more.
-bool Executor::gather_buckets(const TaskPtr& task, BucketsByTarget& buckets) {
-  bool is_whole = true;
+// What was here and is not any more is in the task's lost_output then.
+BucketsByTarget Executor::gather_buckets(const TaskPtr& task) {
+  BucketsByTarget buckets;
   for_each_read(task->program, task->message.reads,
                 [&](const ReadShuffle& read, std::uint32_t target, const std::vector<ExecutorId>& places) {
                   auto& fetched = task->fetched[{read.shuffle, target}];
@@ -382,19 +387,12 @@ bool Executor::gather_buckets(const TaskPtr& task, BucketsByTarget& buckets) {
                   for (std::uint32_t map = 0; map < places.size(); ++map) {
                     if (places[map] == id_) {
                       const auto here = shuffles_.find(read.shuffle, map, target);
-                      is_whole = is_whole && here.has_value();
+                      if (!here.has_value()) task->lost_output[{read.shuffle, id_}].insert(map);
                       all.push_back(here.value_or(nullptr));
                       continue;
                     }
-                    std::optional<std::string>& bytes = fetched.at(map);
-                    if (!bytes.has_value()) {
-                      all.push_back(nullptr);
-                      continue;
-                    }
-                    Decoder in(*bytes);
-                    all.push_back(read.kernel->decode_bucket(in));
-                    in.expect_end();
-                    bytes.reset();
+                    const std::string bytes = std::move(fetched.at(map));
+                    all.push_back(bytes.empty() ? nullptr : unpack_bucket(*read.kernel, bytes));
                   }
                   if (planted_bug("order-of-arrival")) {
                     // Those that were here first, then what has come.
@@ -408,7 +406,7 @@ bool Executor::gather_buckets(const TaskPtr& task, BucketsByTarget& buckets) {
                   }
                   buckets[{read.shuffle, target}] = std::move(all);
                 });
-  return is_whole;
+  return buckets;
 }
 
 std::map<BlockId, RestedPtr> Executor::fetched_blocks(const Task& task) {
@@ -427,11 +425,12 @@ std::map<BlockId, RestedPtr> Executor::fetched_blocks(const Task& task) {
 
 void Executor::execute(const TaskPtr& task) {
   if (task->lost_place != 0) return report_lost(task, task->lost_place);
+  if (!task->lost_output.empty()) return report_output_lost(task);
   const RunTask& message = task->message;
-  BucketsByTarget buckets;
   TaskDone done;
   try {
-    if (!gather_buckets(task, buckets)) return report_lost(task, id_);
+    const BucketsByTarget buckets = gather_buckets(task);
+    if (!task->lost_output.empty()) return report_output_lost(task);
     TaskId id;
     id.job = message.job;
     id.stage = message.stage;
@@ -523,6 +522,15 @@ void Executor::report_lost(const TaskPtr& task, ExecutorId place) {
   report(task, std::move(done));
 }
 
+void Executor::report_output_lost(const TaskPtr& task) {
+  TaskDone done;
+  done.how = TaskDone::How::output_lost;
+  for (const auto& [where, maps] : task->lost_output) {
+    done.lost_output.push_back({where.first, where.second, {maps.begin(), maps.end()}});
+  }
+  report(task, std::move(done));
+}
+
 // ---- Other executors
 
 std::string Executor::answer(ExecutorId from, std::string_view message) {
@@ -557,26 +565,19 @@ std::string Executor::answer(ExecutorId from, std::string_view message) {
   return encode_message(taken);
 }
 
+// All that is missing is told at once: it is made again in one round.
 Fetched Executor::buckets_for(const Fetch& fetch) {
   Fetched fetched;
   fetched.request = fetch.request;
-  Shipped<ShuffleKernel> kernel;
-  {
-    const std::lock_guard lock(mutex_);
-    const auto found = kernels_.find(fetch.shuffle);
-    if (found == kernels_.end()) return fetched;
-    kernel = found->second;
-  }
   for (const std::uint32_t map : fetch.maps) {
-    const auto bucket = shuffles_.find(fetch.shuffle, map, fetch.target);
-    if (!bucket.has_value()) return fetched;
-    fetched.buckets.emplace_back();
-    if (*bucket == nullptr) continue;
-    Encoder out;
-    kernel->encode_bucket(**bucket, out);
-    fetched.buckets.back() = out.take();
+    std::optional<std::string> bucket = shuffles_.find_packed(fetch.shuffle, map, fetch.target);
+    if (!bucket.has_value()) {
+      fetched.missing.push_back(map);
+    } else {
+      fetched.buckets.push_back(std::move(*bucket));
+    }
   }
-  fetched.found = true;
+  if (!fetched.missing.empty()) fetched.buckets.clear();
   return fetched;
 }
 

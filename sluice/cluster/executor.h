@@ -41,8 +41,12 @@ struct ExecutorOptions {
   /// Where other executors are to reach it; port 0: the system chooses one.
   std::string listen;
   std::uint32_t cores = 1;
+  /// Half of it is for cached partitions and blocks, half for shuffle output; beyond it they are on disk. Two fixed
+  /// halves, so that neither pushes the other out.
   std::uint64_t memory_bytes = std::uint64_t{1} << 30;
   std::string spill_directory;
+  /// Of shuffle output that other executors fetch, or that is on disk.
+  Compression compression = Compression::none;
   /// Of the sockets of all; removed by executors that outlive their parent. Empty: there is none.
   std::string socket_directory{};
 };
@@ -91,10 +95,11 @@ class Executor {
   void answer_came(const TaskPtr& task);
   void execute(const TaskPtr& task);
   static std::map<BlockId, RestedPtr> fetched_blocks(const Task& task);
-  bool gather_buckets(const TaskPtr& task, BucketsByTarget& buckets);
+  BucketsByTarget gather_buckets(const TaskPtr& task);
   void send_copies(const TaskPtr& task, TaskDone&& done);
   void report(const TaskPtr& task, TaskDone&& done);
   void report_lost(const TaskPtr& task, ExecutorId place);
+  void report_output_lost(const TaskPtr& task);
 
   /// Of questions of other executors.
   std::string answer(ExecutorId from, std::string_view message);
@@ -120,8 +125,6 @@ class Executor {
   /// Broadcast values that have been asked for; nullopt while they have not come.
   std::map<std::uint64_t, std::optional<Shared>> shared_;
   std::map<std::uint64_t, TaskPtr> tasks_;
-  /// Of the shuffles that lie here.
-  std::map<std::uint64_t, Shipped<ShuffleKernel>> kernels_;
 
   PeerConnections peers_;
   ServiceKeeper services_;

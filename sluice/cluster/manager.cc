@@ -48,11 +48,7 @@ class LocalProcesses final : public ClusterManager {
       }
     }
     threads_.join();
-    try {
-      runtime_.files().remove_all(directory_);
-    } catch (const Error& error) {
-      std::fprintf(stderr, "sluice: sockets of executors could not be removed: %s\n", error.what());
-    }
+    remove(directory_);
   }
 
   void run_executors(const ExecutorOptions& each, std::size_t count) override {
@@ -67,11 +63,23 @@ class LocalProcesses final : public ClusterManager {
   const ClusterNetwork& network() const override { return network_; }
 
  private:
+  void remove(const std::string& path) {
+    try {
+      runtime_.files().remove_all(path);
+    } catch (const Error& error) {
+      std::fprintf(stderr, "sluice: what executors have left could not be removed: %s\n", error.what());
+    }
+  }
+
   void run(ExecutorOptions options, std::size_t number) {
+    // Of its own, since one that is killed leaves it behind.
+    const std::string spill = options.spill_directory + std::string(directory_, directory_.rfind('/'));
+    const bool spills = !options.spill_directory.empty();
     Duration pause = pause_min;
     for (std::size_t start = 0;; ++start) {
       options.socket_directory = directory_;
       options.listen = "unix:" + directory_ + "/executor-" + std::to_string(number) + "-" + std::to_string(start);
+      if (spills) options.spill_directory = spill + "-" + std::to_string(number) + "-" + std::to_string(start);
       const Time begun = runtime_.clock().now();
       std::shared_ptr<ChildProcess> child;
       try {
@@ -88,6 +96,7 @@ class LocalProcesses final : public ClusterManager {
         children_[number] = child;
       }
       const int status = child == nullptr ? given_up : child->wait();
+      if (spills) remove(options.spill_directory);
       std::unique_lock lock(mutex_);
       children_[number] = nullptr;
       if (stopping_) return;

@@ -233,10 +233,17 @@ struct Heartbeat {
   static constexpr std::uint8_t kind = 10;
 };
 
+/// Map partitions of a shuffle that are not on the executor that was said to have them.
+struct OutputLost {
+  std::uint64_t shuffle = 0;
+  ExecutorId executor = 0;
+  std::vector<std::uint32_t> maps;
+};
+
 /// What a task came to.
 struct TaskDone {
   static constexpr std::uint8_t kind = 11;
-  enum class How : std::uint8_t { succeeded, failed, block_lost, place_lost };
+  enum class How : std::uint8_t { succeeded, failed, block_lost, place_lost, output_lost };
   std::uint64_t ticket = 0;
   How how = How::succeeded;
   /// succeeded: a TaskResult.
@@ -253,6 +260,8 @@ struct TaskDone {
   std::uint64_t block_index = 0;
   /// place_lost: who did not give what was there. succeeded: who was to have a copy and has not.
   ExecutorId place = 0;
+  /// output_lost.
+  std::vector<OutputLost> lost_output;
 };
 
 /// Buckets of map partitions for one target.
@@ -267,10 +276,10 @@ struct Fetch {
 struct Fetched {
   static constexpr std::uint8_t kind = 13;
   std::uint64_t request = 0;
-  /// False: some are not here.
-  bool found = false;
-  /// In the order asked for, as the kernel encodes them; nullopt for an empty one.
-  std::vector<std::optional<std::string>> buckets;
+  /// Map partitions that are not here, of those asked for. None: `buckets` has all.
+  std::vector<std::uint32_t> missing;
+  /// In the order asked for, packed (core/packed_bucket.h); empty for nullptr.
+  std::vector<std::string> buckets;
 };
 
 /// What a task has changed of its state, for the copy.

@@ -56,6 +56,8 @@ struct ClusterScheduler::Round {
   std::size_t left = 0;
   /// An executor was lost while it ran one of them.
   bool has_lost_executor = false;
+  /// Shuffle output that one of them was to read was not there any more.
+  bool has_lost_output = false;
 };
 
 ClusterScheduler::ClusterScheduler(Engine& engine, std::unique_ptr<ClusterManager> manager,
@@ -80,6 +82,7 @@ ClusterScheduler::ClusterScheduler(Engine& engine, std::unique_ptr<ClusterManage
   each_.cores = options_.cores;
   each_.memory_bytes = options_.memory_bytes;
   each_.spill_directory = options_.spill_directory;
+  each_.compression = options_.compression;
   members_ =
       std::make_unique<Members>(runtime_, network.transport->listen(manager_->driver_address()), std::move(members));
   slots_ = std::make_unique<Slots>(*members_, options_.copy_state);
@@ -142,7 +145,7 @@ std::vector<TaskOutcome> ClusterScheduler::run(const std::vector<TaskProgram>& t
     }
     todo = std::move(again);
   }
-  if (round->has_lost_executor) {
+  if (round->has_lost_executor || round->has_lost_output) {
     give_up_lost(tasks, stage.job, *round);
   } else if (std::any_of(round->outcomes.begin(), round->outcomes.end(),
                          [](const TaskOutcome& outcome) { return outcome.place_lost; })) {
@@ -153,7 +156,8 @@ std::vector<TaskOutcome> ClusterScheduler::run(const std::vector<TaskProgram>& t
   return std::move(round->outcomes);
 }
 
-// A task that ends the processes that run it would go on with that for ever.
+// A task that ends the processes that run it would go on with that for ever, and so would a disk that damages what it
+// is given.
 void ClusterScheduler::give_up_lost(const std::vector<TaskProgram>& tasks, std::uint64_t job, Round& round) {
   const std::lock_guard lock(mutex_);
   const unsigned losses = ++losses_[job];
@@ -163,7 +167,11 @@ void ClusterScheduler::give_up_lost(const std::vector<TaskProgram>& tasks, std::
     if (!outcome.place_lost) continue;
     outcome.place_lost = false;
     outcome.error = std::make_exception_ptr(
-        Error(Code::process_failed, {.why = "executors ended " + std::to_string(losses) + " times under this job"}));
+        round.has_lost_executor
+            ? Error(Code::process_failed,
+                    {.why = "executors ended " + std::to_string(losses) + " times under this job"})
+            : Error(Code::corrupt_data, {.why = "shuffle output of this job was lost " + std::to_string(losses) +
+                                                " times; the executors' standard error says which files"}));
     outcome.failed = all_outputs(tasks[i]);
   }
 }
@@ -354,27 +362,45 @@ void ClusterScheduler::on_message(ExecutorId executor, std::string_view bytes) {
           outcome.place_lost = true;
         }
         break;
+      case TaskDone::How::output_lost: outcome.place_lost = true; break;
       default: throw Error(Code::corrupt_data, {.why = "a task came to something unknown"});
     }
   } catch (...) {
     outcome.error = std::current_exception();
   }
   // Two that cannot reach each other are no cluster. It may be gone anyway, and this be the first to know.
-  if (outcome.place_lost) members_->give_up(message.place, "another executor cannot get what it has");
+  const bool has_lost_output = message.how == TaskDone::How::output_lost;
+  if (outcome.place_lost && !has_lost_output) {
+    members_->give_up(message.place, "another executor cannot get what it has");
+  }
   if (message.how == TaskDone::How::succeeded && message.place != 0) slots_->copy_lost(executor, message.place);
   if (outcome.lost.has_value()) engine_.blocks().lose(*outcome.lost);
   const std::lock_guard lock(mutex_);
+  for (const OutputLost& lost : message.lost_output) lose_output(lost);
   const auto ticket = tickets_.find(message.ticket);
   if (ticket == tickets_.end() || ticket->second.executor != executor) return;
   if (outcome.lost.has_value()) block_places_.erase(*outcome.lost);
   Round& round = *ticket->second.round;
   Given& given = round.given[ticket->second.task];
   if (message.place == given.block_copy) given.block_copy = 0;
+  round.has_lost_output = round.has_lost_output || has_lost_output;
   round.outcomes[ticket->second.task] = std::move(outcome);
   --round.left;
   --loads_[executor];
   tickets_.erase(ticket);
   changed_->notify_all();
+}
+
+// Under the mutex. The executor lives, and what it does not have any more is made again. Another task may have said so
+// before, and it may lie elsewhere since.
+void ClusterScheduler::lose_output(const OutputLost& lost) {
+  const auto places = shuffle_places_.find(lost.shuffle);
+  if (places == shuffle_places_.end()) return;
+  for (const std::uint32_t map : lost.maps) {
+    if (map >= places->second.size() || places->second[map] != lost.executor) continue;
+    places->second[map] = 0;
+    engine_.shuffles().lose(lost.shuffle, map);
+  }
 }
 
 // They are removed with their lease, as cached partitions are.

@@ -6,6 +6,7 @@
 // Invariants:
 //  C1. When an executor is lost, what lay there is missing in the engine's stores before the tasks that ran there are
 //      said to be lost.
+//      The same for shuffle output that an executor does not have any more.
 //  C2. What a task has left is adopted only while its executor is alive.
 #pragma once
 
@@ -36,7 +37,10 @@ struct ClusterOptions {
   std::uint32_t cores = 1;
   std::uint64_t memory_bytes = std::uint64_t{1} << 30;
   std::string spill_directory;
-  /// How often a failing task is tried, and how often a job is when executors are lost under it.
+  /// Of shuffle output.
+  Compression compression = Compression::none;
+  /// How often a failing task is tried, and how often a job is when executors, or shuffle output that their disks have
+  /// damaged, are lost under it.
   unsigned task_tries = 4;
   /// Silence after which an executor is given up.
   Duration executor_timeout = std::chrono::seconds(1);
@@ -99,6 +103,7 @@ class ClusterScheduler final : public TaskRunner {
   };
   ExecutorId another(ExecutorId executor, std::size_t partition);
   void adopt(const TaskProgram& task, TaskOutcome& outcome, const Given& given);
+  void lose_output(const OutputLost& lost);
   void give_up_lost(const std::vector<TaskProgram>& tasks, std::uint64_t job, Round& round);
   void copy_blocks();
   void let_go();

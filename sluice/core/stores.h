@@ -16,45 +16,140 @@
 #include <unordered_map>
 #include <vector>
 
+#include "sluice/core/packed_bucket.h"
 #include "sluice/core/program.h"
 #include "sluice/core/state.h"
 
 namespace sluice::detail {
 
+/// A directory for what does not fit into memory: made when something is first written to it, gone at the end. Threads:
+/// safe from all threads.
+class SpillDirectory {
+ public:
+  /// One of its own below `parent`, since other processes may have been given the same. Empty: there is none.
+  SpillDirectory(Runtime& runtime, const std::string& parent);
+  ~SpillDirectory() { remove(); }
+  SpillDirectory(const SpillDirectory&) = delete;
+  SpillDirectory& operator=(const SpillDirectory&) = delete;
+
+  explicit operator bool() const { return !path_.empty(); }
+  FileSystem& files() const { return runtime_.files(); }
+  std::string path_of(const std::string& name) const { return path_ + "/" + name; }
+  /// Errors: SLU-401.
+  std::unique_ptr<File> create(const std::string& name);
+  /// What is in it is gone, and so is the directory, until it is written to again.
+  void remove();
+
+ private:
+  Runtime& runtime_;
+  const std::string path_;
+  std::atomic<bool> is_made_{false};
+  /// It may be there.
+  std::atomic<bool> was_made_{false};
+};
+
 /// Buckets of shuffles, by (shuffle, map partition, target). Inside one process a bucket is handed over by pointer.
+///
+/// With a budget, map partitions that were written longest ago leave memory for disk when it is used up, and are read
+/// from there, a bucket at a time, each time somebody asks. They are lost when their bytes are not what was written.
 class ShuffleStore {
  public:
+  struct Options {
+    /// Of all buckets in memory. Beyond it are those that are just being written, and those that a disk has refused:
+    /// they stay in memory.
+    std::size_t memory_bytes = std::size_t{512} << 20;
+    /// See SpillDirectory.
+    std::string spill_directory;
+    Compression compression = Compression::none;
+  };
+  /// Without a budget.
+  ShuffleStore();
+  ShuffleStore(Runtime& runtime, const Options& options);
+  ~ShuffleStore();
+
   /// Room for a shuffle; its map partitions are missing at first. Nothing when it is open already: what an earlier,
-  /// failed job has put there stays.
-  void open(std::uint64_t shuffle, std::size_t map_partitions);
+  /// failed job has put there stays. A store with a budget needs the kernel.
+  void open(std::uint64_t shuffle, std::size_t map_partitions, const Shipped<ShuffleKernel>& kernel = {});
   /// Which map partitions are not missing. The shuffle must be open.
   std::vector<bool> present(std::uint64_t shuffle);
   /// Adopts the buckets of a map partition; the first attempt that arrives wins, later ones are dropped (they are
-  /// equal, see DESIGN 5), and the answer is false.
+  /// equal, see DESIGN 5), and the answer is false. Writes to disk what goes beyond the budget.
   bool put(std::uint64_t shuffle, std::size_t map_partition, std::vector<BucketPtr> buckets);
   /// The map partition lies in another process: it is not missing, and `get` is asked there. True the first time ever:
   /// not when it was lost meanwhile.
   bool put_elsewhere(std::uint64_t shuffle, std::size_t map_partition);
   /// It is missing again.
   void lose(std::uint64_t shuffle, std::size_t map_partition);
-  /// All buckets for `target` in the order of map partitions. The shuffle must be complete.
+  /// All buckets for `target` in the order of map partitions. The shuffle must be complete, the store without a budget.
   std::vector<BucketPtr> get(std::uint64_t shuffle, std::size_t target);
-  /// One of them, perhaps nullptr. nullopt when the map partition is missing.
+  /// One of them, perhaps nullptr. nullopt when the map partition is missing; it is, from then on, when it lies on disk
+  /// and is damaged there. Cost: what lies on disk is read and decoded, and not kept.
   std::optional<BucketPtr> find(std::uint64_t shuffle, std::size_t map_partition, std::size_t target);
+  /// The same packed (packed_bucket.h), empty for nullptr. What lies on disk is not decoded. Needs the kernel.
+  std::optional<std::string> find_packed(std::uint64_t shuffle, std::size_t map_partition, std::size_t target);
   bool complete(std::uint64_t shuffle);
   void close(std::uint64_t shuffle);
   std::size_t size();
 
+  /// For a process that ends without destructors. Nothing may be asked for any more. Only with a budget.
+  void remove_spilled() { directory_->remove(); }
+  /// Of buckets in memory; 0 where there is no budget.
+  std::size_t memory_bytes();
+  /// Map partitions that were written to disk, could not be written, or were found damaged there, so far.
+  struct Counters {
+    std::uint64_t spilled = 0;
+    std::uint64_t spill_failures = 0;
+    std::uint64_t damaged = 0;
+  };
+  Counters counters();
+
  private:
+  using Buckets = std::vector<BucketPtr>;
+  class SpilledMap;
+  struct Place {
+    std::uint64_t shuffle = 0;
+    std::size_t map_partition = 0;
+  };
+  // Not missing and in memory: `buckets`, and with a budget a place in oldest_. Being written: `buckets` alone. On
+  // disk: `spilled`. Elsewhere: neither.
+  struct Map {
+    bool is_present = false;
+    /// Also when it was lost since.
+    bool ever_elsewhere = false;
+    std::shared_ptr<const Buckets> buckets;
+    std::shared_ptr<const SpilledMap> spilled;
+    std::size_t bytes = 0;
+    std::list<Place>::iterator written;
+  };
   struct Shuffle {
     std::size_t missing = 0;
-    std::vector<std::vector<BucketPtr>> maps;
-    std::vector<bool> present;
-    /// Also those that were lost since.
-    std::vector<bool> ever_elsewhere;
+    Shipped<ShuffleKernel> kernel;
+    std::vector<Map> maps;
   };
+  /// Where a bucket is; `spilled` or `bucket`, both null for an empty one.
+  struct Found {
+    BucketPtr bucket;
+    std::shared_ptr<const SpilledMap> spilled;
+    Shipped<ShuffleKernel> kernel;
+  };
+  Map* present_map(std::uint64_t shuffle, std::size_t map_partition);
+  void clear(Shuffle& shuffle, Map& map);
+  std::optional<Found> look_up(std::uint64_t shuffle, std::size_t map_partition, std::size_t target);
+  std::optional<std::string> read_back(const Found& found, std::uint64_t shuffle, std::size_t map_partition,
+                                       std::size_t target);
+  void make_room();
+  bool spill(const Place& place, const ShuffleKernel& kernel, const std::shared_ptr<const Buckets>& buckets);
+  std::shared_ptr<const SpilledMap> write(const ShuffleKernel& kernel, const Buckets& buckets);
+
+  const std::size_t memory_bytes_max_ = 0;
+  const Compression compression_ = Compression::none;
+  std::unique_ptr<SpillDirectory> directory_;
+  std::atomic<std::uint64_t> last_file_{0};
   std::mutex mutex_;
   std::unordered_map<std::uint64_t, Shuffle> shuffles_;
+  std::list<Place> oldest_;  // front: written longest ago
+  std::size_t memory_bytes_ = 0;
+  Counters counters_;
 };
 
 /// How a cached partition is kept. Blocks of receivers are kept in memory until their batch is done.
@@ -99,8 +194,7 @@ class BlockStore {
     /// Where a directory for what does not fit is made when it is first needed. Empty: nothing goes to disk.
     std::string spill_directory;
   };
-  BlockStore(Runtime& runtime, Options options);
-  ~BlockStore();
+  BlockStore(Runtime& runtime, const Options& options);
 
   /// Keeps `records`, unless `id` is there already: then false. Keep::disk, and what is larger than the whole budget
   /// and may go to disk, is written at once and not kept in memory. What cannot be written stays in memory, over the
@@ -117,6 +211,8 @@ class BlockStore {
   void remove_owner(std::uint64_t owner) { remove_owners(owner, owner); }
   /// The same for all owners from the first to the last.
   void remove_owners(std::uint64_t first, std::uint64_t last);
+  /// As in ShuffleStore.
+  void remove_spilled() { directory_.remove(); }
 
   std::size_t memory_bytes();
   /// Partitions that left memory, were written to disk, could not be written, or were found damaged there, so far.
@@ -139,20 +235,19 @@ class BlockStore {
     std::list<BlockId>::iterator used;
   };
   std::string path_of(const BlockId& id) const;
-  bool has_disk(Keep level) const { return level != Keep::memory && !options_.spill_directory.empty(); }
+  bool has_disk(Keep level) const { return level != Keep::memory && directory_; }
   void make_room(std::size_t bytes);
   bool spill(const BlockId& id, const RestedRecords& records);
   void write(const BlockId& id, const RestedRecords& records);
   RestedPtr read_back(const BlockId& id, const TypeOps& type);
 
-  Runtime& runtime_;
-  Options options_;
+  const std::size_t memory_bytes_max_;
+  SpillDirectory directory_;
   std::mutex mutex_;
   std::map<BlockId, Block> blocks_;
   std::list<BlockId> least_recent_;  // front: used longest ago
   std::size_t memory_bytes_ = 0;
   Counters counters_;
-  bool directory_made_ = false;
 };
 
 /// State of operators, by (operator, partition). One task works on a partition at a time.

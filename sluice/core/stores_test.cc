@@ -8,7 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "sluice/core/shuffles.h"
 #include "sluice/runtime/random.h"
+#include "sluice/testkit/faulty_filesystem.h"
 #include "sluice/testkit/simulation.h"
 
 namespace sluice::detail {
@@ -471,6 +473,239 @@ TEST(BlockStore, IsSafeFromSeveralThreads) {
       }
       for (const auto& thread : threads) thread->join();
       EXPECT_EQ(store.memory_bytes(), 0U) << "seed " << seed;
+      EXPECT_TRUE(files_below(sim, spill).empty()) << "seed " << seed;
+    });
+  }
+}
+
+// ---- ShuffleStore with a budget
+
+constexpr std::size_t shuffle_targets = 3;
+
+Shipped<ShuffleKernel> move_kernel() {
+  const OperatorInfo info{"move", std::source_location::current()};
+  return ship<ShuffleKernel, MoveKernel<std::string>>(info, std::uint64_t{0});
+}
+
+/// The last target has none, the others some 16 KB each.
+std::vector<BucketPtr> buckets_of(std::uint64_t seed) {
+  std::vector<BucketPtr> buckets;
+  for (std::uint64_t target = 0; target + 1 < shuffle_targets; ++target) {
+    std::vector<std::string> texts(200);
+    for (std::string& text : texts) text = std::to_string(seed) + " to " + std::to_string(target);
+    Encoder out;
+    rested(texts)->encode_to(out);
+    Decoder in(out.view());
+    buckets.push_back(move_kernel()->decode_bucket(in));
+  }
+  buckets.push_back(nullptr);
+  return buckets;
+}
+
+std::size_t bytes_of(const std::vector<BucketPtr>& buckets) {
+  std::size_t bytes = 0;
+  for (const BucketPtr& bucket : buckets) bytes += bucket == nullptr ? 0 : bucket->bytes();
+  return bytes;
+}
+
+std::string encoded_bucket(const BucketPtr& bucket) {
+  if (bucket == nullptr) return "none";
+  Encoder out;
+  move_kernel()->encode_bucket(*bucket, out);
+  return out.take();
+}
+
+/// All of the map partition is what `buckets_of(seed)` was, by both ways to ask.
+bool has_buckets(ShuffleStore& store, std::uint64_t shuffle, std::size_t map, std::uint64_t seed) {
+  const std::vector<BucketPtr> expected = buckets_of(seed);
+  for (std::size_t target = 0; target < shuffle_targets; ++target) {
+    const auto bucket = store.find(shuffle, map, target);
+    const auto packed = store.find_packed(shuffle, map, target);
+    if (!bucket.has_value() || !packed.has_value()) return false;
+    if (encoded_bucket(*bucket) != encoded_bucket(expected[target])) return false;
+    const BucketPtr unpacked = packed->empty() ? nullptr : unpack_bucket(*move_kernel(), *packed);
+    if (encoded_bucket(unpacked) != encoded_bucket(expected[target])) return false;
+  }
+  return true;
+}
+
+/// Room for so many map partitions.
+ShuffleStore::Options shuffle_room_for(std::size_t maps) {
+  const std::size_t one = bytes_of(buckets_of(0));
+  return {.memory_bytes = maps * one + one / 2, .spill_directory = spill};
+}
+
+TEST(ShuffleStoreWithABudget, KeepsItAndGivesTheSameBuckets) {
+  for (const Compression compression : {Compression::none, Compression::lz4}) {
+    Simulation sim(1);
+    sim.run([&] {
+      ShuffleStore::Options options = shuffle_room_for(2);
+      options.compression = compression;
+      ShuffleStore store(sim, options);
+      for (std::uint64_t shuffle = 1; shuffle <= 2; ++shuffle) {
+        store.open(shuffle, 5, move_kernel());
+        for (std::uint64_t map = 0; map < 5; ++map) {
+          EXPECT_TRUE(store.put(shuffle, map, buckets_of(shuffle * 10 + map)));
+          EXPECT_LE(store.memory_bytes(), options.memory_bytes);
+        }
+        EXPECT_TRUE(store.complete(shuffle));
+      }
+      EXPECT_EQ(store.counters().spilled, 8U);
+      EXPECT_EQ(files_below(sim, spill).size(), 8U);
+      // The newest are in memory: the very buckets that were put.
+      EXPECT_EQ(store.find(2, 4, 0), store.find(2, 4, 0));
+      EXPECT_NE(store.find(1, 0, 0), store.find(1, 0, 0));
+      for (int round = 0; round < 2; ++round) {
+        for (std::uint64_t map = 0; map < 5; ++map) {
+          EXPECT_TRUE(has_buckets(store, 1, map, 10 + map));
+          EXPECT_TRUE(has_buckets(store, 2, map, 20 + map));
+        }
+      }
+      EXPECT_EQ(store.memory_bytes(), 2 * bytes_of(buckets_of(0)));
+      EXPECT_FALSE(store.put(1, 0, buckets_of(99)));
+      store.close(1);
+      EXPECT_EQ(files_below(sim, spill).size(), 3U);
+      store.close(2);
+      EXPECT_TRUE(files_below(sim, spill).empty());
+      EXPECT_EQ(store.memory_bytes(), 0U);
+    });
+    EXPECT_TRUE(files_below(sim, spill).empty());
+  }
+}
+
+TEST(ShuffleStoreWithABudget, SpillsWhatIsLargerThanAllOfItAndPushesNothingElseOut) {
+  Simulation sim(1);
+  sim.run([&] {
+    ShuffleStore::Options options = shuffle_room_for(1);
+    ShuffleStore store(sim, options);
+    store.open(1, 2, move_kernel());
+    store.put(1, 0, buckets_of(1));
+    std::vector<BucketPtr> large;
+    for (std::uint64_t i = 0; i < 4; ++i) large.push_back(buckets_of(2 + i)[0]);
+    ASSERT_GT(bytes_of(large), options.memory_bytes);
+    store.put(1, 1, large);
+    EXPECT_EQ(store.counters().spilled, 1U);
+    EXPECT_EQ(store.memory_bytes(), bytes_of(buckets_of(1)));
+    for (std::size_t target = 0; target < large.size(); ++target) {
+      EXPECT_EQ(encoded_bucket(store.find(1, 1, target).value()), encoded_bucket(large[target]));
+    }
+  });
+}
+
+TEST(ShuffleStoreWithABudget, HasLostWhatIsDamagedOnDiskAndTakesItAgain) {
+  Simulation sim(1);
+  sim.run([&] {
+    ShuffleStore store(sim, {.memory_bytes = 0, .spill_directory = spill});
+    store.open(1, 2, move_kernel());
+    store.put(1, 0, buckets_of(1));
+    store.put(1, 1, buckets_of(2));
+    for (std::uint64_t how = 0; how < 4; ++how) {
+      const std::vector<std::string> paths = files_below(sim, spill);
+      ASSERT_EQ(paths.size(), 2U);
+      const std::size_t damaged = how % 2;  // whose file is the older one, by its number
+      const std::string& path = paths[0];
+      std::string bytes = read_file(sim.files(), path);
+      if (how == 0) bytes[10] ^= 1;
+      if (how == 1) bytes.resize(20);
+      if (how == 2) bytes.clear();
+      sim.files().remove(path);
+      if (how != 3) sim.files().create(path)->append(bytes);
+      const bool by_bytes = how % 2 == 0;
+      EXPECT_FALSE(by_bytes ? store.find_packed(1, damaged, 0).has_value() : store.find(1, damaged, 0).has_value());
+      EXPECT_FALSE(store.complete(1));
+      EXPECT_FALSE(store.find(1, damaged, 1).has_value());
+      EXPECT_EQ(store.counters().damaged, how + 1);
+      EXPECT_TRUE(has_buckets(store, 1, 1 - damaged, 2 - damaged));
+      EXPECT_TRUE(store.put(1, damaged, buckets_of(1 + damaged)));
+      EXPECT_TRUE(store.complete(1));
+      EXPECT_TRUE(has_buckets(store, 1, damaged, 1 + damaged));
+    }
+  });
+}
+
+TEST(ShuffleStoreWithABudget, KeepsInMemoryWhatAFullDiskRefuses) {
+  for (const testing::FileFault fault : {testing::FileFault::disk_full, testing::FileFault::short_write}) {
+    Simulation sim(1);
+    sim.run([&] {
+      testing::FaultyFileSystem files(sim.files());
+      testing::FaultyRuntime runtime(sim, files);
+      files.fail({.operation = testing::FileOperation::append, .times = 1'000, .fault = fault});
+      ShuffleStore store(runtime, shuffle_room_for(1));
+      store.open(1, 4, move_kernel());
+      for (std::uint64_t map = 0; map < 4; ++map) store.put(1, map, buckets_of(map));
+      for (std::uint64_t map = 0; map < 4; ++map) EXPECT_TRUE(has_buckets(store, 1, map, map));
+      EXPECT_EQ(store.memory_bytes(), 4 * bytes_of(buckets_of(0)));
+      EXPECT_EQ(store.counters().spill_failures, 3U);
+      EXPECT_EQ(store.counters().spilled, 0U);
+      EXPECT_TRUE(files_below(sim, spill).empty());
+      // There is room again.
+      files.mend();
+      store.open(2, 1, move_kernel());
+      store.put(2, 0, buckets_of(9));
+      EXPECT_LE(store.memory_bytes(), shuffle_room_for(1).memory_bytes);
+      for (std::uint64_t map = 0; map < 4; ++map) EXPECT_TRUE(has_buckets(store, 1, map, map));
+    });
+  }
+}
+
+TEST(ShuffleStoreWithABudget, MakesItsDirectoryAgainWhenSomebodyHasRemovedIt) {
+  Simulation sim(1);
+  sim.run([&] {
+    ShuffleStore store(sim, {.memory_bytes = 0, .spill_directory = spill});
+    store.open(1, 3, move_kernel());
+    store.put(1, 0, buckets_of(0));
+    sim.files().remove_all(spill);
+    EXPECT_FALSE(store.find(1, 0, 0).has_value());
+    store.put(1, 1, buckets_of(1));
+    store.put(1, 2, buckets_of(2));
+    EXPECT_TRUE(has_buckets(store, 1, 1, 1));
+    EXPECT_TRUE(has_buckets(store, 1, 2, 2));
+    EXPECT_EQ(store.memory_bytes(), 0U);
+  });
+}
+
+TEST(ShuffleStoreWithABudget, WithoutADirectoryKeepsAll) {
+  Simulation sim(1);
+  sim.run([&] {
+    ShuffleStore store(sim, {.memory_bytes = 0, .spill_directory = ""});
+    store.open(1, 1, move_kernel());
+    store.put(1, 0, buckets_of(0));
+    EXPECT_TRUE(has_buckets(store, 1, 0, 0));
+    EXPECT_EQ(store.counters().spill_failures, 0U);
+  });
+}
+
+// Several threads write and close shuffles of their own and read those of others, while writes fail now and then.
+TEST(ShuffleStoreWithABudget, IsSafeFromSeveralThreads) {
+  for (std::uint64_t seed = 0; seed < 300; ++seed) {
+    Simulation sim(seed, {.write_failure = seed % 3 == 0 ? 0.1 : 0.0});
+    sim.run([&] {
+      ShuffleStore store(sim, shuffle_room_for(2));
+      std::vector<std::unique_ptr<Thread>> threads;
+      for (std::uint64_t t = 0; t < 4; ++t) {
+        threads.push_back(sim.spawn("t" + std::to_string(t), [&, t] {
+          Random random(seed * 4 + t);
+          for (std::uint64_t shuffle = t + 1; shuffle < 16; shuffle += 4) {
+            store.open(shuffle, 3, move_kernel());
+            for (std::uint64_t map = 0; map < 3; ++map) {
+              store.put(shuffle, map, buckets_of(shuffle * 10 + map));
+              sim.pause();
+              const std::uint64_t other = 1 + random.below(16);
+              const std::size_t other_map = random.below(3);
+              const auto found = store.find(other, other_map, 1);
+              EXPECT_TRUE(!found.has_value() ||
+                          encoded_bucket(*found) == encoded_bucket(buckets_of(other * 10 + other_map)[1]));
+            }
+            for (std::uint64_t map = 0; map < 3; ++map) {
+              EXPECT_TRUE(has_buckets(store, shuffle, map, shuffle * 10 + map)) << "seed " << seed;
+            }
+            store.close(shuffle);
+          }
+        }));
+      }
+      for (const auto& thread : threads) thread->join();
+      EXPECT_EQ(store.memory_bytes(), 0U) << "seed " << seed;
+      EXPECT_EQ(store.counters().damaged, 0U) << "seed " << seed;
       EXPECT_TRUE(files_below(sim, spill).empty()) << "seed " << seed;
     });
   }

@@ -49,6 +49,12 @@ struct StreamTestOptions {
   std::string checkpoint{};
   /// No checkpoint directory at all.
   bool without_checkpoint = false;
+  /// See ContextOptions.
+  std::size_t memory_bytes = 0;
+  /// See ContextOptions.
+  std::string spill_directory{};
+  /// See ContextOptions.
+  std::string shuffle_compression{};
   /// Seed of the key hash: partition of keys and order of results depend on it.
   std::uint64_t hash_seed = 0;
   /// How often a failing task is tried.

@@ -5,6 +5,7 @@
 #include <array>
 #include <string>
 
+#include "sluice/testkit/faulty_filesystem.h"
 #include "sluice/testkit/mortal_machine.h"
 #include "sluice/testkit/simulation.h"
 #include "sluice/testkit/testing.h"
@@ -102,8 +103,8 @@ TEST(RandomGraphSimulated, GivesWhatTheModelGivesForEverySeed) {
 
 // On a cluster whose executors are killed and whose connections are cut, at any moment: nobody sees it in what comes
 // out. Where two executors that have the same state are killed, the stream ends, and goes on from its checkpoint.
-// `only_leave`: none is killed, and nothing is lost.
-std::uint64_t simulate_cluster(std::uint64_t seed, bool only_leave = false) {
+// `only_leave`: none is killed, and nothing is lost. `spilled` and `damaged`: files of shuffle output, in all.
+std::uint64_t simulate_cluster(std::uint64_t seed, bool only_leave, std::uint64_t& spilled, std::uint64_t& damaged) {
   Random random(seed);
   const Graph graph = random_graph(random);
   SCOPED_TRACE("graph:\n" + to_string(graph));
@@ -113,6 +114,8 @@ std::uint64_t simulate_cluster(std::uint64_t seed, bool only_leave = false) {
   faults.message_delay_max = seed % 5 == 0 ? 50ms : 5ms;
   faults.connection_cut = seed % 4 == 0 && !only_leave ? 0.0005 : 0;
   Simulation sim(seed, faults);
+  FaultyFileSystem files(sim.files());
+  FaultyRuntime runtime(sim, files);
   std::vector<Batches> got;
   sim.run([&] {
     StreamTestOptions options{.batch = 100ms, .partitions = 1 + seed % 4, .cores = 1 + seed % 2};
@@ -121,6 +124,16 @@ std::uint64_t simulate_cluster(std::uint64_t seed, bool only_leave = false) {
     options.runtime = &sim;
     options.hash_seed = seed;
     options.check_views = seed % 2 == 0;
+    // Nothing that a shuffle leaves has room, or hardly anything, and a file of it is perhaps gone.
+    const bool spills = seed % 3 == 1;
+    if (spills) {
+      options.runtime = &runtime;
+      options.memory_bytes = seed % 2 == 0 ? 1 : 4 << 10;
+      if (seed % 5 < 2) {
+        files.fail({.operation = FileOperation::open, .path_part = "/shuffle-", .nth = 1 + random.below(20)});
+      }
+    }
+    options.shuffle_compression = seed % 4 < 2 ? "none" : "lz4";
     options.checkpoint = "/checkpoint";
     options.checkpoint_interval = seed % 3 == 0 ? Duration(1ms) : Duration(250ms);
     options.recordings = std::make_shared<Recordings>();
@@ -142,26 +155,35 @@ std::uint64_t simulate_cluster(std::uint64_t seed, bool only_leave = false) {
     }
   });
   expect_model(model(graph, inputs, few), got);
+  spilled += files.count(FileOperation::create, "/shuffle-");
+  damaged += files.failures();
   return sim.trace_hash();
 }
 
 TEST(RandomGraphSimulated, GivesWhatTheModelGivesOnAClusterWhoseExecutorsDie) {
   const auto [first, end] = seeds_to_run(cluster_seeds);
+  std::uint64_t spilled = 0;
+  std::uint64_t damaged = 0;
   for (std::uint64_t seed = first; seed < end; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
-    const std::uint64_t trace = simulate_cluster(seed);
+    const std::uint64_t trace = simulate_cluster(seed, false, spilled, damaged);
     if (seed % 100 == 0) {
-      EXPECT_EQ(simulate_cluster(seed), trace);
+      EXPECT_EQ(simulate_cluster(seed, false, spilled, damaged), trace);
     }
     if (HasFailure()) return;
   }
+  if (end - first < 40) return;  // of a few seeds perhaps none does
+  EXPECT_GT(spilled, 0U);
+  EXPECT_GT(damaged, 0U);
 }
 
 TEST(RandomGraphSimulated, GivesWhatTheModelGivesWhileExecutorsLeaveAndOthersCome) {
   const auto [first, end] = seeds_to_run(cluster_seeds / 4);
+  std::uint64_t spilled = 0;
+  std::uint64_t damaged = 0;
   for (std::uint64_t seed = first; seed < end; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
-    simulate_cluster(seed, true);
+    simulate_cluster(seed, true, spilled, damaged);
     if (HasFailure()) return;
   }
 }
