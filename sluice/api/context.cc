@@ -38,12 +38,6 @@ std::vector<std::size_t> numbers_of(std::string_view master, std::string_view na
   return numbers;
 }
 
-detail::Compression compression_of(const std::string& name) {
-  if (name == "none") return detail::Compression::none;
-  if (name == "lz4") return detail::Compression::lz4;
-  throw Error(Code::bad_setting, {.why = "--sluice.shuffle-compression: \"" + name + "\" is none of none, lz4"});
-}
-
 Master master_of(const std::string& master) {
   if (master == "local") return {1};
   if (master == "local[*]") return {core_count()};
@@ -69,7 +63,8 @@ Context::Context(const ContextOptions& options) {
   engine.blocks.memory_bytes = settings.number("memory", options.memory_bytes, std::uint64_t{1} << 30);
   Runtime& runtime = options.runtime != nullptr ? *options.runtime : system_runtime();
   engine.blocks.spill_directory = settings.text("spill-directory", options.spill_directory, "/tmp");
-  const auto compression = compression_of(settings.text("shuffle-compression", options.shuffle_compression, "none"));
+  const auto compression =
+      detail::compression_of(settings.text("shuffle-compression", options.shuffle_compression, "none"));
   engine.task_tries = static_cast<unsigned>(settings.number("task-tries", options.task_tries, 4));
   engine.hash_seed = settings.number("hash-seed", options.hash_seed, 0);
   engine.encode_tasks = settings.flag("encode-tasks", options.encode_tasks);

@@ -96,6 +96,7 @@ namespace {
     options.cores = static_cast<std::uint32_t>(settings.number("cores", 0, core_count()));
     options.memory_bytes = settings.number("memory", 0, std::uint64_t{1} << 30);
     options.spill_directory = settings.text("spill-directory", "", "/tmp");
+    options.compression = detail::compression_of(settings.text("shuffle-compression", "", "none"));
     const std::string certs = settings.text("certs", "", "");
     if (certs.empty()) throw bad_setting("certs", "an executor needs a directory that `sluice certs` has made");
     if (options.cores < 1 || options.cores > 4096) throw bad_setting("cores", "from 1 to 4096");

@@ -31,6 +31,12 @@ std::string decompressed(Decoder& in) {
 
 }  // namespace
 
+Compression compression_of(const std::string& name) {
+  if (name == "none") return Compression::none;
+  if (name == "lz4") return Compression::lz4;
+  throw Error(Code::bad_setting, {.why = "--sluice.shuffle-compression: \"" + name + "\" is none of none, lz4"});
+}
+
 std::string pack_bucket(const ShuffleKernel& kernel, const Bucket& bucket, Compression compression) {
   Encoder out;
   out.u8(as_it_is);

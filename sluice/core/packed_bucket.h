@@ -18,6 +18,8 @@
 namespace sluice::detail {
 
 enum class Compression : std::uint8_t { none, lz4 };
+/// Of the setting `shuffle-compression`. Errors: SLU-114.
+Compression compression_of(const std::string& name);
 
 /// Smaller buckets are not compressed: a message costs more than its bytes.
 inline constexpr std::size_t compressed_bytes_min = 4 << 10;
