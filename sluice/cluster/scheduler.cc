@@ -12,6 +12,8 @@ namespace {
 
 /// How often a flag that wakes nobody is looked at.
 constexpr Duration look_again = std::chrono::milliseconds(10);
+/// So many times a task may fail on an executor and succeed on another before that one is given up.
+constexpr unsigned blame_max = 3;
 
 Error error_of(const TaskDone& done) {
   ErrorDetails details{.why = done.why, .operation = done.operation};
@@ -126,6 +128,7 @@ std::vector<TaskOutcome> ClusterScheduler::run(const std::vector<TaskProgram>& t
   std::vector<std::uint32_t> todo(tasks.size());
   for (std::uint32_t i = 0; i < tasks.size(); ++i) todo[i] = i;
   std::vector<FailedOutputs> failed(tasks.size());
+  std::vector<std::vector<ExecutorId>> failed_at(tasks.size());
   for (unsigned attempt = 0; !todo.empty(); ++attempt) {
     slots_->settle();
     forget();
@@ -134,9 +137,13 @@ std::vector<TaskOutcome> ClusterScheduler::run(const std::vector<TaskProgram>& t
     std::vector<std::uint32_t> again;
     for (const std::uint32_t task : todo) {
       TaskOutcome& outcome = round->outcomes[task];
-      if (outcome.succeeded()) adopt(tasks[task], outcome, round->given[task]);
+      if (outcome.succeeded()) {
+        adopt(tasks[task], outcome, round->given[task]);
+        blame(failed_at[task], round->given[task].executor);
+      }
       if (outcome.error == nullptr) continue;
       failed_attempts_.fetch_add(1);
+      failed_at[task].push_back(round->given[task].executor);
       failed[task].merge(outcome.failed.empty() ? all_outputs(tasks[task]) : std::move(outcome.failed));
       outcome.failed = failed[task];
       if (outcome.cancelled || attempt + 1 >= options_.task_tries || is_final(outcome)) continue;
@@ -154,6 +161,18 @@ std::vector<TaskOutcome> ClusterScheduler::run(const std::vector<TaskProgram>& t
     changed_->wait_until(lock, runtime_.clock().now() + look_again);
   }
   return std::move(round->outcomes);
+}
+
+// A task has failed on some executors and succeeded on another: it was not the task.
+void ClusterScheduler::blame(const std::vector<ExecutorId>& failed_at, ExecutorId succeeded_at) {
+  for (const ExecutorId executor : failed_at) {
+    if (executor == 0 || executor == succeeded_at) continue;
+    {
+      const std::lock_guard lock(mutex_);
+      if (++blamed_[executor] < blame_max) continue;
+    }
+    members_->give_up(executor, "tasks fail there that succeed elsewhere");
+  }
 }
 
 // A task that ends the processes that run it would go on with that for ever, and so would a disk that damages what it
@@ -420,6 +439,7 @@ void ClusterScheduler::on_lost(ExecutorId executor) {
   const std::lock_guard lock(mutex_);
   ++lost_executors_;
   loads_.erase(executor);
+  blamed_.erase(executor);
   for (auto& [shuffle, places] : shuffle_places_) {
     for (std::size_t map = 0; map < places.size(); ++map) {
       if (places[map] != executor) continue;

@@ -94,6 +94,7 @@ class ClusterScheduler final : public TaskRunner {
   void dispatch(const TaskProgram& program, const TaskId& stage, std::uint32_t task, unsigned attempt,
                 const std::shared_ptr<Round>& round);
   ExecutorId place(const TaskProgram& task, unsigned attempt, RunTask& message, TaskOutcome& outcome);
+  void blame(const std::vector<ExecutorId>& failed_at, ExecutorId succeeded_at);
   void wait(Round& round, const std::atomic<bool>* cancelled);
   /// Who was given a task, and who has copies of what it leaves.
   struct Given {
@@ -124,6 +125,8 @@ class ClusterScheduler final : public TaskRunner {
   std::map<std::uint64_t, Ticket> tickets_;
   /// How many of them each executor has.
   std::map<ExecutorId, std::size_t> loads_;
+  /// How often tasks have failed there that succeeded elsewhere.
+  std::map<ExecutorId, unsigned> blamed_;
   /// By map partition; 0: it is missing.
   std::map<std::uint64_t, std::vector<ExecutorId>> shuffle_places_;
   struct BlockPlaces {

@@ -10,6 +10,7 @@
 #include <optional>
 #include <set>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -247,6 +248,21 @@ TEST(Cluster, ATaskThatEndsItsExecutorFailsInTheEndWhateverTheStatus) {
     }
     EXPECT_EQ(counted(ctx, 100).size(), 100u);
   }
+}
+
+TEST(Cluster, AnExecutorOnWhichTasksFailThatSucceedElsewhereIsGivenUp) {
+  const Context ctx = on_processes();
+  const auto bad = static_cast<int>(pids(ctx).at(0));
+  for (int job = 0; job < 6; ++job) {
+    const auto doubled = ctx.parallelize(std::vector{1, 2, 3, 4}, 2).map([bad](int x) {
+      if (process_id() == bad) throw std::runtime_error("a library is missing here");
+      return 2 * x;
+    });
+    EXPECT_EQ(doubled.collect().to_vector(), (std::vector{2, 4, 6, 8}));
+  }
+  ASSERT_TRUE(members_of(ctx).wait_for(2, 10s));
+  const std::vector<std::int64_t> alive = pids(ctx);
+  EXPECT_EQ(std::count(alive.begin(), alive.end(), bad), 0);
 }
 
 using Sums = std::map<std::string, long>;
