@@ -143,6 +143,8 @@ struct StateRequest {
     promote,
     /// The state here, on which no batch is running, becomes a copy.
     demote,
+    /// The copy here is not needed any more.
+    drop_copy,
   };
   std::uint64_t request = 0;
   What what = What::make;

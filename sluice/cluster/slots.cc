@@ -168,9 +168,11 @@ bool Slots::lacks_copy(const Slot& at, const std::vector<ExecutorId>& ids,
   const auto is_in = [](const std::vector<ExecutorId>& all, ExecutorId id) {
     return std::find(all.begin(), all.end(), id) != all.end();
   };
-  if (is_in(ids, at.copy) || (at.copy != 0 && !is_in(leaving, at.copy))) return false;
-  if (is_in(leaving, at.owner)) return !ids.empty();
-  return copies_ && is_in(ids, at.owner) && ids.size() > 1;
+  if (at.copy != 0 && !is_in(ids, at.copy) && !is_in(leaving, at.copy)) return false;  // it is being lost
+  const std::vector<ExecutorId> others = for_copies(ids, at.owner);
+  if (is_in(leaving, at.owner)) return !is_in(ids, at.copy) && !ids.empty();
+  // One on the owner's host is moved when there is another host.
+  return copies_ && is_in(ids, at.owner) && !others.empty() && !is_in(others, at.copy);
 }
 
 // False when there is nothing to do, or it cannot be done now.
@@ -181,6 +183,8 @@ bool Slots::make_copy() {
   std::size_t number = 0;
   ExecutorId owner = 0;
   ExecutorId target = 0;
+  ExecutorId before = 0;
+  Requests dropped;
   {
     const std::lock_guard lock(mutex_);
     std::map<ExecutorId, std::size_t> kept = count(ids, &Slot::copy);
@@ -189,6 +193,7 @@ bool Slots::make_copy() {
     if (lacking == slots_.end()) return false;
     number = static_cast<std::size_t>(lacking - slots_.begin());
     owner = lacking->owner;
+    before = lacking->copy;
     for (const ExecutorId id : for_copies(ids, owner)) {
       if (target == 0 || kept[id] < kept[target]) target = id;
     }
@@ -208,9 +213,18 @@ bool Slots::make_copy() {
     return false;
   }
   const bool is_alive = members_.is_alive(target);
-  const std::lock_guard lock(mutex_);
-  moved_ = true;
-  if (slots_[number].owner == owner && is_alive) slots_[number].copy = target;
+  {
+    const std::lock_guard lock(mutex_);
+    moved_ = true;
+    if (slots_[number].owner != owner || !is_alive) return true;
+    slots_[number].copy = target;
+    if (before != 0) add_requests(slots_[number], StateRequest::What::drop_copy, before, dropped);
+  }
+  try {
+    for (auto& [executor, request] : dropped) members_.call(executor, std::move(request));
+  } catch (const Error&) {
+    // It is lost, and the copy with it.
+  }
   return true;
 }
 

@@ -138,6 +138,11 @@ void StateKeeper::answer(const StateRequest& request, StateReply& reply) {
     }
     return;
   }
+  if (request.what == What::drop_copy) {
+    const auto unneeded = kept_.find(key);
+    if (unneeded != kept_.end() && unneeded->second.copy != nullptr) kept_.erase(unneeded);
+    return;
+  }
   Kept& kept = kept_[key];
   const auto state = find(key, kept);
   const bool is_copy = kept.copy != nullptr;
