@@ -21,7 +21,13 @@ def connect(address: str, payload: Optional[pathlib.Path] = None) -> None:
     # The actors' code goes along with them, so that nodes need not have this package.
     ray.cloudpickle.register_pickle_by_value(sluice_ray)
     environment = {"working_dir": str(payload)} if payload else {}
-    ray.init(address, namespace=NAMESPACE, runtime_env=environment, log_to_driver=False, logging_level="warning")
+    for last in [False, False, True]:
+        try:
+            ray.init(address, namespace=NAMESPACE, runtime_env=environment, log_to_driver=False, logging_level="error")
+            return
+        except ConnectionError:  # a process that Ray's head forks for a ray:// now and then hangs before it begins
+            if last or not address.startswith("ray://"):
+                raise
 
 
 def start(application: Application, certificates: dict[str, bytes], driver_cores: float) -> None:
@@ -56,7 +62,8 @@ def names() -> list[str]:
 
 def actor_names() -> list[str]:
     """In our namespace."""
-    return [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if actor["namespace"] == NAMESPACE]
+    named = ray.util.list_named_actors(all_namespaces=True)
+    return [actor["name"] for actor in named if actor["namespace"] == NAMESPACE]
 
 
 def executor_indices(name: str) -> list[int]:

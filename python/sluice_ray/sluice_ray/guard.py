@@ -3,8 +3,8 @@
     python guard.py DIRECTORY PROGRAM [ARGUMENT...]
 
 Standard input is a pipe from that process: each byte of it sends SIGTERM to the program, and its end, which comes
-however that process dies, SIGKILL. Should the guard itself be killed, the kernel kills the program (PR_SET_PDEATHSIG).
-Other processes of the program's session die with it.
+however that process dies, SIGKILL, as does the death of the process that this script begins as. Should the guard itself
+be killed, the kernel kills the program (PR_SET_PDEATHSIG). Other processes of the program's session die with it.
 
 The first line of standard output is the program's process id; the rest is the program's. The guard's exit status is
 the program's, or 128 + N after signal N. DIRECTORY holds what only the program may know; it is removed in the end.
@@ -37,15 +37,23 @@ def become(program: list, guard: int) -> None:
         os._exit(CANNOT_BE_RUN)
 
 
-def watch(child: int) -> int:
+def told() -> bool:
+    """A byte was read; False at the end, which is a reset where something was not read before it."""
+    try:
+        return bool(os.read(0, 1))
+    except OSError:
+        return False
+
+
+def watch(child: int, parent: int) -> int:
     """Until the program has ended; its status."""
-    ended = os.pidfd_open(child)
-    watched = [0, ended]
+    ended, alone = os.pidfd_open(child), os.pidfd_open(parent)
+    watched = [0, ended, alone]
     while True:
         ready, _, _ = select.select(watched, [], [])
         if ended in ready:
             break
-        if os.read(0, 1):
+        if alone not in ready and told():
             os.kill(child, signal.SIGTERM)
         else:
             os.kill(child, signal.SIGKILL)
@@ -55,16 +63,17 @@ def watch(child: int) -> int:
         os.killpg(child, signal.SIGKILL)
     except OSError:
         pass  # it was alone
+    return status_of(child)
+
+
+def status_of(child: int) -> int:
+    """As shells have it."""
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
 
 
-def main() -> int:
-    # Python workers may have changed these, and programs inherit them.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    directory, program = sys.argv[1], sys.argv[2:]
+def guard_program(program: list, directory: str, parent: int) -> int:
     guard = os.getpid()
     child = os.fork()
     if child == 0:
@@ -74,9 +83,26 @@ def main() -> int:
     os.dup2(null, 1)
     os.dup2(null, 2)
     try:
-        return watch(child)
+        return watch(child, parent)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def main() -> int:
+    # Python workers may have changed these, and programs inherit them.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    # The guard is a grandchild: Ray kills the children of an actor's process with it, and then the guard could not do
+    # what is left to do. The child only passes the status on.
+    parent = os.getpid()
+    guard = os.fork()
+    if guard == 0:
+        os._exit(guard_program(sys.argv[2:], sys.argv[1], parent))
+    os.close(0)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    return status_of(guard)
 
 
 if __name__ == "__main__":
