@@ -127,7 +127,8 @@ def test_executors_alone_end_with_standard_input(sluice, program, tmp_path):
         (tmp_path / "certs" / name).write_text(name)
     options = ["--driver", "127.0.0.1:7", "--executors", 2, "--certs", tmp_path / "certs", program]
     with sluice.begin("executors", *options, stdin=subprocess.PIPE) as executors:
-        found = eventually(lambda: len(p := processes(program.name)) == 2 * 4 and p)  # guard and its parent, program and its child
+        # For each one the guard and its parent, the program and its child.
+        found = eventually(lambda: len(p := processes(program.name)) == 2 * 4 and p)
         assert sum("--sluice.executor=127.0.0.1:7" in command_line(pid) for pid in found) == 2 * 4
         executors.stdin.close()
         assert executors.wait(30) == 0
