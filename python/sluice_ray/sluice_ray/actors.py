@@ -6,7 +6,9 @@ package. The actor's working directory is what `shipping.payload` has made.
 """
 
 import asyncio
+import contextlib
 import os
+import select
 import socket
 import threading
 import time
@@ -50,6 +52,7 @@ class Kept:
 
     def __init__(self, application: Application, secrets: dict[str, bytes], final: frozenset[int]):
         self.application = application
+        threading.Thread(target=end_with_raylet, daemon=True).start()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         directory = os.path.join(os.getcwd(), SHIPPED)
@@ -193,6 +196,16 @@ class Executor(Kept):
             f"--sluice.cores={self.application['cores']}",
             f"--sluice.memory={self.application['memory']}",
         ]
+
+
+def end_with_raylet() -> None:
+    """Ray's workers look once a second whether there is a process of the raylet's number, and a dead one that nobody
+    has waited for (in a container without an init process) counts, so that they may live on for ever."""
+    raylet = os.environ.get("RAY_RAYLET_PID", "")
+    if raylet.isdigit():
+        with contextlib.suppress(ProcessLookupError):
+            select.select([os.pidfd_open(int(raylet))], [], [])
+        os._exit(1)
 
 
 def free_port(wanted: int) -> int:

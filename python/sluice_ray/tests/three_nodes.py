@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Ray on a head and three nodes (network namespaces of this host): what dies, and how long it takes. Needs root.
 
-    three_nodes.py BIN [--redis] [--only NAME ...]
+    three_nodes.py BIN [--redis] [--untuned] [--only NAME ...]
 
 BIN has access_log, sluice_kill_job and sluice. First access_log reads a log while executors are killed, and must say
 what it says in one process. Then sluice_kill_job runs with its state in a checkpoint directory on the shared disk,
 while processes, actors, raylets and nodes are killed one after the other; all outputs of all batches are compared with
 those that tests/kill/oracle.py computes. Times are from the kill to
   batch    the first batch of a later time that has been written whole;
+  pause    the longest time without a new batch: processes may live on for a moment when their raylet is killed;
   joined   three executors that are connected to the driver.
 """
 import argparse
@@ -73,9 +74,10 @@ def all_processes() -> list[Process]:
 class Cluster:
     """The nodes, each with network, processes and temporary files of its own."""
 
-    def __init__(self, directory: pathlib.Path, redis: bool):
+    def __init__(self, directory: pathlib.Path, redis: bool, checks: dict[str, int]):
         self.directory = directory
         self.redis = redis
+        self.checks = checks
         self.token = secrets.token_hex(32)
         self.environment = {
             **os.environ,
@@ -116,13 +118,14 @@ class Cluster:
         environment = dict(self.environment)
         if node == HEAD:
             ray += ["--head", f"--port={GCS_PORT}", "--num-cpus=0", "--include-dashboard=false"]
-            ray += [f"--temp-dir={temporary}", f"--system-config={json.dumps(HEALTH_CHECKS)}"]
+            ray += [f"--temp-dir={temporary}", f"--system-config={json.dumps(self.checks)}"]
             if self.redis:
                 environment["RAY_REDIS_ADDRESS"] = f"{NET}.254:{REDIS_PORT}"
                 ray += [f"--redis-password={self.token}"]
         else:
             ray += [f"--address={address(HEAD)}:{GCS_PORT}", "--num-cpus=4", f"--memory={8 << 30}"]
-        # Of a node all that is under the first process dies with it.
+        # Of a node all that is under the first process dies with it. That one waits for nobody else's children, as in
+        # many a container: a dead raylet stays as a zombie.
         script = f"mount -t tmpfs none {temporary} && exec 3>&- && {shell(ray)} && exec sleep infinity"
         line = ["ip", "netns", "exec", f"{PREFIX}-{node}", "unshare", "--pid", "--fork", "--kill-child"]
         line += ["--mount", "--mount-proc", "sh", "-c", script]
@@ -159,6 +162,7 @@ class Cluster:
             self.server.wait()
         for node in range(EXECUTORS + 1):
             ip(f"netns del {PREFIX}-{node}", check=False)
+            ip(f"link del {PREFIX}v{node}", check=False)
         ip(f"link del {PREFIX}", check=False)
 
     def sluice(self, *arguments: object, **options: object) -> subprocess.Popen:
@@ -211,9 +215,9 @@ def actor_of(process: Process) -> int:
     return pid
 
 
-def connected(program: str) -> int:
-    """Executors with a connection to a driver that is there."""
-    drivers, executors = members(program)
+def connected(program: str, but: frozenset[int] = frozenset()) -> int:
+    """Executors with a connection to a driver that is there; some processes do not count."""
+    drivers, executors = ([p for p in some if p.pid not in but] for some in members(program))
     count = 0
     listening = set()
     for driver in drivers:
@@ -327,9 +331,10 @@ class Ledger:
             self.outputs[int(batch)].add(name)
             self.starts += name == "start"
 
-    def has_batch_after(self, time_ms: float) -> bool:
+    def batch_after(self, time_ms: float) -> int:
+        """The latest one that is whole; 0 if there is none."""
         self.look()
-        return any(batch > time_ms and self.WHOLE <= names for batch, names in reversed(self.outputs.items()))
+        return max((b for b, names in self.outputs.items() if b > time_ms and self.WHOLE <= names), default=0)
 
 
 class Plan(NamedTuple):
@@ -341,6 +346,9 @@ class Plan(NamedTuple):
     fail_every: int = 0
 
 
+Harm = tuple[set[int], Callable[[], None]]
+
+
 class Job:
     NAME = "sluice_kill_job"
 
@@ -350,7 +358,7 @@ class Job:
         (self.directory / "files").mkdir(parents=True)
         self.writer = Writer(self.directory / "log")
         self.ledger = Ledger(self.directory / "ledger")
-        self.rows: list[tuple[str, str, str, str]] = []
+        self.rows: list[tuple[str, ...]] = []
         plan = Plan()
         given = {
             "directory": self.directory,
@@ -386,29 +394,37 @@ class Job:
         time.sleep(3)
         return connected(self.NAME) == EXECUTORS
 
-    def measure(self, what: str, act: Callable[[], Callable[[], None]]) -> None:
+    def measure(self, what: str, act: Callable[[], Harm], at_least_s: float = 0) -> None:
         eventually(self.settled, 120)
-        before = {p.pid for p in sum(members(self.NAME), [])}
+        before = {p.pid: self.cluster.node_of(p.pid) for p in sum(members(self.NAME), [])}
         self.ledger.look()
         starts = self.ledger.starts
-        mend = act()
+        victims, mend = act()
+        lost = frozenset(pid for pid, node in before.items() if pid in victims or -node in victims)
         begin, now_ms = time.monotonic(), time.time() * 1000
         batch = joined = ""
-        while (not batch or not joined) and time.monotonic() - begin < 90:
+        last, newest, pause = begin, now_ms, 0.0
+        while time.monotonic() - begin < 90:
             passed = time.monotonic() - begin
-            if not batch and self.ledger.has_batch_after(now_ms):
-                batch = f"{passed:.2f}"
-            if not joined and connected(self.NAME) == EXECUTORS:
+            if found := self.ledger.batch_after(newest):
+                batch = batch or f"{passed:.2f}"
+                newest, pause, last = found, max(pause, time.monotonic() - last), time.monotonic()
+            if passed < at_least_s:
+                pass
+            elif joined and batch and passed > float(joined) + 3 and passed - (last - begin) < 0.5:
+                break
+            if not joined and connected(self.NAME, but=lost) == EXECUTORS:
                 joined = f"{passed:.2f}"
             time.sleep(0.005)
-        others = {p.pid for p in sum(members(self.NAME), [])} - before
+        pause = max(pause, time.monotonic() - last)
+        others = {p.pid for p in sum(members(self.NAME), [])} - before.keys()
         self.ledger.look()
-        note = f"{len(others)} new processes, driver started {self.ledger.starts - starts} times"
-        self.rows.append((what, batch or "never", joined or "never", note))
+        note = f"{len(lost)} processes lost, {len(others)} new, driver started {self.ledger.starts - starts} times"
+        self.rows.append((what, batch or "never", f"{pause:.2f}", joined or "never", note))
         print(*self.rows[-1], sep="\t", flush=True)
         mend()
 
-    # ---- What goes wrong. Each returns how it is mended.
+    # ---- What goes wrong. Each returns which processes are lost (or all of node -N), and how it is mended.
 
     def pick(self) -> tuple[Process, Process]:
         """The driver, and an executor on another node."""
@@ -416,27 +432,45 @@ class Job:
         elsewhere = [e for e in executors if self.cluster.node_of(e.pid) != self.cluster.node_of(driver.pid)]
         return driver, elsewhere[0]
 
-    def kill(self, pid: int, node: Optional[int] = None) -> Callable[[], None]:
-        os.kill(pid, signal.SIGKILL)
-        return (lambda: self.restart(node)) if node is not None else (lambda: None)
+    def kill(self, process: Process) -> Harm:
+        os.kill(process.pid, signal.SIGKILL)
+        return {process.pid}, lambda: None
 
-    def kill_node(self, node: int) -> Callable[[], None]:
+    def kill_actor(self, process: Process) -> Harm:
+        os.kill(actor_of(process), signal.SIGKILL)
+        return {process.pid}, lambda: None
+
+    def there(self, node: int) -> list[int]:
+        """The application's processes on a node."""
+        return [p.pid for p in sum(members(self.NAME), []) if self.cluster.node_of(p.pid) == node]
+
+    def kill_raylet(self, node: int) -> Harm:
+        os.kill(self.cluster.raylet(node), signal.SIGKILL)
+
+        def mend() -> None:
+            eventually(lambda: not self.there(node), 1)
+            self.restart(node)
+
+        return {-node}, mend
+
+    def kill_node(self, node: int) -> Harm:
         self.cluster.nodes[node].kill()
-        return lambda: self.restart(node)
+        return {-node}, lambda: self.restart(node)
 
     def restart(self, node: int) -> None:
         self.cluster.stop_node(node)
         self.cluster.start_node(node)
 
-    def cut(self, node: int) -> Callable[[], None]:
+    def cut(self, node: int) -> Harm:
         ip(f"link set {PREFIX}v{node} down")
 
         def mend() -> None:
             ip(f"link set {PREFIX}v{node} up")
-            time.sleep(5)
-            self.restart(node)  # Ray ends a node that it had given up
+            seconds = eventually(lambda: not self.there(node), 90)  # Ray ends a node that it had given up
+            print(f"cut: the processes there have ended {seconds:.1f} s after it was mended", flush=True)
+            self.restart(node)
 
-        return mend
+        return {-node}, mend
 
     def check(self) -> str:
         self.writer.finish.set()
@@ -457,53 +491,49 @@ class Job:
         return "; ".join(mistakes.words)
 
 
-def events(job: Job) -> dict[str, tuple[str, Callable[[], Callable[[], None]]]]:
+def events(job: Job) -> dict[str, tuple[str, Callable[[], Harm]]]:
     cluster = job.cluster
     of_executor = lambda: cluster.node_of(job.pick()[1].pid)  # noqa: E731
     of_driver = lambda: cluster.node_of(job.pick()[0].pid)  # noqa: E731
-
-    def raylet(node: int) -> Callable[[], None]:
-        return job.kill(cluster.raylet(node), node)
-
     return {
-        "executor": ("an executor's process", lambda: job.kill(job.pick()[1].pid)),
-        "executor-actor": ("an executor's actor", lambda: job.kill(actor_of(job.pick()[1]))),
-        "driver": ("the driver's process", lambda: job.kill(job.pick()[0].pid)),
-        "driver-actor": ("the driver's actor", lambda: job.kill(actor_of(job.pick()[0]))),
-        "raylet": ("the raylet of an executor's node", lambda: raylet(of_executor())),
+        "executor": ("an executor's process", lambda: job.kill(job.pick()[1])),
+        "executor-actor": ("an executor's actor", lambda: job.kill_actor(job.pick()[1])),
+        "driver": ("the driver's process", lambda: job.kill(job.pick()[0])),
+        "driver-actor": ("the driver's actor", lambda: job.kill_actor(job.pick()[0])),
+        "raylet": ("the raylet of an executor's node", lambda: job.kill_raylet(of_executor())),
         "node": ("an executor's node", lambda: job.kill_node(of_executor())),
         "cut": ("the network of an executor's node", lambda: job.cut(of_executor())),
-        "driver-raylet": ("the raylet of the driver's node", lambda: raylet(of_driver())),
+        "driver-raylet": ("the raylet of the driver's node", lambda: job.kill_raylet(of_driver())),
         "driver-node": ("the driver's node", lambda: job.kill_node(of_driver())),
+        "driver-cut": ("the network of the driver's node", lambda: job.cut(of_driver())),
     }
 
 
-def kill_head(job: Job, seconds: float) -> Callable[[], Callable[[], None]]:
-    def act() -> Callable[[], None]:
-        (driver,), executors = members(job.NAME)
-        pids = {p.pid for p in [driver, *executors]}
-        job.cluster.stop_node(HEAD)
-        time.sleep(seconds)
-        job.cluster.start_node(HEAD)
-        time.sleep(10)
-        (driver,), executors = members(job.NAME)
-        print(f"head: {len(pids - {p.pid for p in [driver, *executors]})} of {len(pids)} processes lost", flush=True)
-        return lambda: None
+def kill_head(job: Job) -> Harm:
+    before = {p.pid for p in sum(members(job.NAME), [])}
+    job.cluster.stop_node(HEAD)
 
-    return act
+    def mend() -> None:
+        job.cluster.start_node(HEAD)
+        time.sleep(15)
+        lost = before - {p.pid for p in sum(members(job.NAME), [])}
+        print(f"head: {len(lost)} of {len(before)} processes lost", flush=True)
+
+    return set(), mend
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bin", type=pathlib.Path)
     parser.add_argument("--redis", action="store_true", help="behind the head, which is killed, too")
+    parser.add_argument("--untuned", action="store_true", help="Ray's health checks as they are by default")
     parser.add_argument("--only", nargs="*", help="these events")
     parser.add_argument("--keep", action="store_true", help="the directory")
     options = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("three_nodes.py: needs root, for network namespaces")
     directory = pathlib.Path(tempfile.mkdtemp(prefix="slr-"))  # short: sockets have names of 107 bytes at most
-    cluster = Cluster(directory, options.redis)
+    cluster = Cluster(directory, options.redis, {} if options.untuned else HEALTH_CHECKS)
     failed = ""
     try:
         cluster.start()
@@ -518,12 +548,12 @@ def main() -> int:
                 if not options.only or name in options.only:
                     job.measure(what, act)
             if options.redis and (not options.only or "head" in options.only):
-                job.measure("Ray's head, for 20 s", kill_head(job, 20))
+                job.measure("Ray's head, for 20 s", lambda: kill_head(job), 20)
         finally:
             failed += job.check()
             job.submit.kill()
             job.submit.wait()
-        print("\n| what was killed | first complete new batch, s | three executors again, s | |\n|---|--:|--:|---|")
+        print("\n| what was killed | first complete new batch, s | longest pause, s | three executors again, s | |\n|---|--:|--:|--:|---|")
         for row in job.rows:
             print(f"| {' | '.join(row)} |")
         failed += "never" if any("never" in row for row in job.rows) else ""
