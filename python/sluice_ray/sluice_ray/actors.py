@@ -114,11 +114,25 @@ class Driver(Kept):
             await self.keeper.say(f"the application had ended with status {before}")
             return
         status = await self.keeper.run()
+        if not await asyncio.to_thread(self._is_current):
+            return  # the application goes on elsewhere
         remember(self._key, status)
         self._address = ENDED
         await self.keeper.say("the application has ended")
         for index in range(self.application["executors"]):
             kill(executor_name(self.application["name"], index))
+
+    def _is_current(self) -> bool:
+        """While its node is cut off, Ray may have started the actor elsewhere; the program has ended for that reason
+        then (SLU-209). The actor of our name is asked, which is this one, or not."""
+        while True:
+            try:
+                actor = ray.get_actor(driver_name(self.application["name"]), namespace=NAMESPACE)
+                return ray.get(actor.status.remote(), timeout=10)["born"] == self.born
+            except ValueError:
+                return False  # removed
+            except Exception:  # not to be reached now
+                time.sleep(1)
 
     async def command(self, secrets: str) -> list[str]:
         port = int(self._address.rpartition(":")[2] or 0)
