@@ -13,6 +13,7 @@ from sluice_ray.actors import NAMESPACE, Application, Driver, Executor, driver_n
 # What a call of an actor that is dead, being started again or cut off may throw; others are mistakes.
 unreachable = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, ray.exceptions.RayTaskError, ValueError)
 
+FOLLOWERS_S = 0.5  # for those who follow the log, to learn of the end before the actor goes
 RESTARTED = -1  # of an actor, by Ray: as often as needed
 
 
@@ -162,6 +163,7 @@ def stop(name: str, graceful: bool, wait_s: Optional[float]) -> Optional[int]:
                 asked = facts["born"]
                 ask(driver_name(name), "stop", True)
             time.sleep(0.1)
+        time.sleep(FOLLOWERS_S)
     remove(name)
     return ended
 

@@ -67,7 +67,7 @@ def test_a_graceful_stop_lets_the_driver_end(sluice, program):
     runs(program, 1)
     with sluice.begin("logs", "--name", program.name, "--follow") as following:
         assert "its exit status was 0" in sluice.run("stop", "--name", program.name, "--graceful")
-        assert "graceful" in following.communicate(timeout=30)[0]
+        assert "graceful" in following.communicate(timeout=30)[0] and following.returncode == 0
     assert gone(program)
 
 
