@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import time
+from secrets import token_hex
 from typing import Any, Awaitable, Callable, Optional
 
 LINES_MAX = 20_000
@@ -104,9 +105,10 @@ class Keeper:
         return status
 
     async def _run_once(self) -> int:
-        directory = private_directory(self._secrets)
+        directory = new_path()
+        command = await self._command(directory)  # may take long, and we may be killed: there is nothing on disk yet
         try:
-            command = await self._command(directory)
+            make_private(directory, self._secrets)
             process = await asyncio.create_subprocess_exec(
                 *[sys.executable, "-I", "-S", self._guard, directory, *command],
                 stdin=asyncio.subprocess.PIPE,
@@ -185,12 +187,16 @@ class Keeper:
         }
 
 
-def private_directory(secrets: dict[str, bytes]) -> str:
-    """A new directory that only we can read, in memory where that is possible, with these files."""
+def new_path() -> str:
+    """Of a directory to be, in memory where that is possible."""
     memory = "/dev/shm"
-    directory = tempfile.mkdtemp(prefix="sluice-", dir=memory if os.access(memory, os.W_OK) else None)
-    for name, content in secrets.items():
+    return os.path.join(memory if os.access(memory, os.W_OK) else tempfile.gettempdir(), f"sluice-ray-{token_hex(8)}")
+
+
+def make_private(directory: str, files: dict[str, bytes]) -> None:
+    """A new directory that only we can read, with these files."""
+    os.mkdir(directory, 0o700)
+    for name, content in files.items():
         file = os.open(os.path.join(directory, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(file, "wb") as out:
             out.write(content)
-    return directory

@@ -3,16 +3,18 @@
 import asyncio
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
+from typing import Iterator
 
 import pytest
 from conftest import eventually, is_alive
 
 from sluice_ray import guard, shipping
 from sluice_ray.command import size
-from sluice_ray.keeper import Keeper, Log, private_directory
+from sluice_ray.keeper import Keeper, Log, make_private, new_path
 
 GUARD = [sys.executable, "-I", "-S", guard.__file__]
 
@@ -22,8 +24,11 @@ def guarded(directory: pathlib.Path, *program: str) -> subprocess.Popen:
 
 
 @pytest.fixture
-def private() -> pathlib.Path:
-    return pathlib.Path(private_directory({"node.key": b"secret"}))
+def private() -> Iterator[pathlib.Path]:
+    path = new_path()
+    make_private(path, {"node.key": b"secret"})
+    yield pathlib.Path(path)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def test_a_guarded_programs_output_and_status_are_passed_on(private):
