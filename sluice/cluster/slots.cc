@@ -222,8 +222,8 @@ bool Slots::make_copy() {
   }
   try {
     for (auto& [executor, request] : dropped) members_.call(executor, std::move(request));
-  } catch (const Error&) {
-    // It is lost, and the copy with it.
+  } catch (const Error& error) {
+    std::fprintf(stderr, "sluice: a copy of state could not be dropped: %s\n", error.details().why.c_str());
   }
   return true;
 }

@@ -1,0 +1,176 @@
+"""Applications on a Ray cluster, from outside: start, look at, stop. Each needs a connection (`connect`)."""
+
+import pathlib
+import secrets
+import time
+from typing import Any, Callable, Iterator, Optional
+
+import ray
+
+import sluice_ray
+from sluice_ray.actors import NAMESPACE, Application, Driver, Executor, driver_name, executor_name, kill
+
+# What a call of an actor that is dead, being started again or cut off may throw; others are mistakes.
+unreachable = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, ray.exceptions.RayTaskError, ValueError)
+
+FOLLOWERS_S = 0.5  # for those who follow the log, to learn of the end before the actor goes
+RESTARTED = -1  # of an actor, by Ray: as often as needed
+
+
+def connect(address: str, payload: Optional[pathlib.Path] = None) -> None:
+    """`address`: ray://HOST:PORT, "auto" on a node of the cluster, or HOST:PORT of its head. `payload` travels."""
+    # The actors' code goes along with them, so that nodes need not have this package.
+    ray.cloudpickle.register_pickle_by_value(sluice_ray)
+    environment = {"working_dir": str(payload)} if payload else {}
+    for last in [False, False, True]:
+        try:
+            ray.init(address, namespace=NAMESPACE, runtime_env=environment, log_to_driver=False, logging_level="error")
+            return
+        except ConnectionError:  # a process that Ray's head forks for a ray:// now and then hangs before it begins
+            if last or not address.startswith("ray://"):
+                raise
+
+
+def start(application: Application, certificates: dict[str, bytes], driver_cores: float) -> None:
+    """Returns when Ray knows the actors, which may have to wait for nodes with room."""
+    name = application["name"]
+    options = {"max_restarts": RESTARTED, "lifetime": "detached", "scheduling_strategy": "SPREAD"}
+    driver = ray.remote(Driver).options(
+        **options, name=driver_name(name), num_cpus=driver_cores, max_concurrency=1000  # each call that waits is one
+    )
+    driver.remote(application, certificates)
+    for index in range(application["executors"]):
+        executor_class(application, options).options(name=executor_name(name, index)).remote(application, certificates)
+
+
+def executor_class(application: Application, options: dict[str, Any]) -> Any:
+    """`Executor` with the resources that it takes in Ray."""
+    return ray.remote(**options, num_cpus=application["cores"], memory=application["memory"])(Executor)
+
+
+def start_executors(application: Application, certificates: dict[str, bytes], address: str) -> list[Any]:
+    """Executors for a driver elsewhere. They end with this process's connection to Ray."""
+    options = {"max_restarts": RESTARTED, "scheduling_strategy": "SPREAD"}
+    made = executor_class(application, options)
+    return [made.remote(application, certificates, address) for _ in range(application["executors"])]
+
+
+def names() -> list[str]:
+    """Of all applications."""
+    suffix = driver_name("")
+    return sorted(name.removesuffix(suffix) for name in actor_names() if name.endswith(suffix))
+
+
+def actor_names() -> list[str]:
+    """In our namespace."""
+    named = ray.util.list_named_actors(all_namespaces=True)
+    return [actor["name"] for actor in named if actor["namespace"] == NAMESPACE]
+
+
+def executor_indices(name: str) -> list[int]:
+    """Of the executors' actors that there are."""
+    prefix = f"{name}:executor-"
+    return sorted(int(actor.removeprefix(prefix)) for actor in actor_names() if actor.startswith(prefix))
+
+
+def new_run() -> str:
+    """Tells an application from those of the same name before it."""
+    return secrets.token_hex(8)
+
+
+def ask(actor_name: str, method: str, *arguments: Any, timeout_s: float = 5) -> Any:
+    """What an actor answers, or None when it does not."""
+    try:
+        actor = ray.get_actor(actor_name, namespace=NAMESPACE)
+        return ray.get(getattr(actor, method).remote(*arguments), timeout=timeout_s)
+    except unreachable:
+        return None
+
+
+def status(name: str) -> dict[str, Any]:
+    """Facts of the driver and each executor; None of those that do not answer."""
+    executors = {index: ask(executor_name(name, index), "status") for index in executor_indices(name)}
+    return {
+        "name": name,
+        "about": ask(driver_name(name), "about"),
+        "driver": ask(driver_name(name), "status"),
+        "executors": executors,
+    }
+
+
+class Follower:
+    """The log of an actor's program as it grows, whichever process the actor is."""
+
+    def __init__(self, actor_name: str, tell: Callable[[str], None]):
+        self._name = actor_name
+        self._tell = tell
+        self._next = 0
+        self._actor = 0.0
+        self._silent_since: Optional[float] = None
+        self.status: Optional[int] = None  # once the program has ended for good
+        self.gone = False  # the actor was removed
+
+    def lines(self, follow: bool) -> Iterator[str]:
+        """Until the program's end for good, or what there is now."""
+        while True:
+            answer = ask(self._name, "read", self._next, 10.0 if follow else 0.0, timeout_s=20)
+            if answer is None:
+                if self._is_gone(follow):
+                    return
+                continue
+            if self._silent_since is not None:
+                self._silent_since = None
+            lines, after, actor, status = answer
+            if self._actor and actor != self._actor:
+                self._tell("Ray has started the actor again; its log begins anew")
+                if after - len(lines) != 0:  # it has more lines than we had asked for
+                    lines, after = [], 0
+            self._actor, self._next = actor, after
+            yield from lines
+            if not lines and (status is not None or not follow):
+                self.status = status
+                return
+
+    def _is_gone(self, follow: bool) -> bool:
+        """Whether there is nothing more to wait for; tells why we wait."""
+        if self._name not in actor_names():
+            self.gone = True
+            return True
+        now = time.monotonic()
+        if self._silent_since is None:
+            self._silent_since = now
+            self._tell("waiting for the actor: it is being started, or Ray has no node with room for it (`ray status`)")
+        if not follow and now - self._silent_since > 10:
+            return True
+        time.sleep(0.2)
+        return False
+
+
+def stop(name: str, graceful: bool, wait_s: Optional[float]) -> Optional[int]:
+    """Ends an application and removes its actors. The driver's status, where it was still to be had."""
+    ended: Optional[int] = None
+    if graceful:
+        deadline = time.monotonic() + wait_s if wait_s is not None else float("inf")
+        asked: Any = None
+        while time.monotonic() < deadline:
+            facts = ask(driver_name(name), "status")
+            if facts is None and driver_name(name) not in actor_names():
+                break
+            if facts is not None and facts["status"] is not None:
+                ended = facts["status"]
+                break
+            if facts is not None and facts["born"] != asked:  # once to each actor: a second SIGTERM ends at once
+                asked = facts["born"]
+                ask(driver_name(name), "stop", True)
+            time.sleep(0.1)
+        time.sleep(FOLLOWERS_S)
+    remove(name)
+    return ended
+
+
+def remove(name: str) -> None:
+    """Kills its actors, the driver's first: executors without one do nothing."""
+    indices = executor_indices(name)
+    kill(driver_name(name))
+    for index in indices:
+        kill(executor_name(name, index))

@@ -1,0 +1,146 @@
+"""A Ray of one node for all tests, and `sluice-ray` on it."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from typing import Any, Callable, Iterator
+
+import pytest
+
+TOKEN = "0123456789abcdef" * 4
+os.environ.update(RAY_AUTH_TOKEN=TOKEN, RAY_AUTH_MODE="token", RAY_USAGE_STATS_ENABLED="0")
+
+try:
+    import ray  # noqa: F401  # after the token: it looks for it now
+except ImportError:
+    warnings.warn("NOTHING OF sluice_ray IS TESTED: ray is not installed here (pip install 'ray[client]')")
+    collect_ignore_glob = ["test_*.py"]
+
+package = pathlib.Path(__file__).resolve().parent.parent
+repository = package.parent.parent
+environment = {**os.environ, "PYTHONPATH": str(package)}
+
+
+def eventually(true: Callable[[], Any], seconds: float = 30) -> Any:
+    """What `true` returns once that is something."""
+    deadline = time.monotonic() + seconds
+    while not (value := true()):
+        if time.monotonic() > deadline:
+            pytest.fail("it did not happen in time", pytrace=True)
+        time.sleep(0.05)
+    return value
+
+
+def command_line(pid: int) -> list[str]:
+    try:
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def processes(mark: str) -> list[int]:
+    """Of programs with this in their command line, and their guards."""
+    pids = [int(path.name) for path in pathlib.Path("/proc").iterdir() if path.name.isdigit()]
+    return [pid for pid in pids if any(mark in word for word in command_line(pid)) and not is_ours(pid)]
+
+
+def is_ours(pid: int) -> bool:
+    return pid == os.getpid() or "sluice_ray" in command_line(pid)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class Sluice:
+    """The command, with the tests' Ray."""
+
+    def __init__(self, address: str):
+        self.address = address
+
+    def begin(self, command: str, *arguments: Any, **options: Any) -> subprocess.Popen:
+        line = [sys.executable, "-m", "sluice_ray", command, "--address", self.address, *map(str, arguments)]
+        return subprocess.Popen(line, env=environment, stdout=-1, stderr=subprocess.STDOUT, text=True, **options)
+
+    def run(self, command: str, *arguments: Any, status: int = 0) -> str:
+        with self.begin(command, *arguments) as process:
+            output, _ = process.communicate(timeout=120)
+        assert process.returncode == status, output
+        return output
+
+    def submit(self, *arguments: Any) -> None:
+        """And leaves the application running."""
+        with self.begin("submit", *arguments) as process:
+            assert process.stdout is not None
+            line = next((line for line in process.stdout if "is submitted" in line), "")
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            rest, _ = process.communicate(timeout=30)
+        assert process.returncode == 0 and "goes on" in rest, line + rest
+
+
+@pytest.fixture(scope="session")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Ray, to which this process is connected, too."""
+    from sluice_ray import application
+
+    directory = tmp_path_factory.mktemp("ray")
+    start = ["ray", "start", "--head", "--port=26379", "--num-cpus=8", "--include-dashboard=false"]
+    start += ["--ray-client-server-port=26001", "--node-ip-address=127.0.0.1", f"--temp-dir={directory}"]
+    # Nodes do not have our package.
+    nodes = {name: value for name, value in environment.items() if name != "PYTHONPATH"}
+    nodes["PATH"] = f"{pathlib.Path(sys.executable).parent}:{nodes['PATH']}"
+    subprocess.run(start, env=nodes, check=True, capture_output=True, timeout=120)
+    try:
+        application.connect("127.0.0.1:26379")
+        yield "127.0.0.1:26379"
+        ray.shutdown()
+    finally:
+        for pid in processes(str(directory)):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def sluice(head: str) -> Sluice:
+    return Sluice(head)
+
+
+@pytest.fixture
+def client(head: str) -> Sluice:
+    """The same by ray://."""
+    return Sluice("ray://127.0.0.1:26001")
+
+
+SCRIPT = """#!{python}
+import os, pathlib, signal, sys, time
+arguments = sys.argv[1:]
+kind = "executor" if any(a.startswith("--sluice.executor=") for a in arguments) else "driver"
+print(kind, *arguments, flush=True)
+os.fork()  # one more process that must not be left behind
+def stop(*_):
+    print("graceful", flush=True)
+    os._exit(0)
+signal.signal(signal.SIGTERM, stop)
+for argument in arguments:
+    if argument.startswith("exit=") and kind == "driver":
+        time.sleep(0.3)
+        os._exit(int(argument[5:]))
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def program(tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> pathlib.Path:
+    """In place of a sluice program. Its name is found in the command lines of this test's processes alone."""
+    path = tmp_path / ("p-" + re.sub(r"\W", "-", request.node.name)[:40])
+    path.write_text(SCRIPT.format(python=sys.executable))
+    path.chmod(0o755)
+    return path
