@@ -100,7 +100,7 @@ class ReceiverContext : public detail::ReceiverChannel {
   std::string last_position() { return this->position(); }
 
   /// Stores text lines that lie in memory, without copying them; `block.owner` keeps them alive. As `store` of many.
-  bool store_text(detail::MemoryBlock block, std::string position = {})
+  bool store_text(const detail::MemoryBlock& block, std::string position = {})
     requires std::is_same_v<T, std::string_view>
   {
     const std::size_t bytes = block.bytes.size();

@@ -221,7 +221,7 @@ void TextReceiverChannel::seal_until(Time time) {
     rested->append(&text.bytes, 1);
     return rested;
   };
-  block.logged = [text] { return text; };
+  block.logged = [text] { return MemoryBlock(text); };
   put_block(std::move(block), last.time);
 }
 
