@@ -207,7 +207,8 @@ def check_socket(sender, seen: collections.Counter, mistakes: Mistakes) -> int:
 def check_ledger(entries: list[tuple[int, str, str, str, int]], plan, mistakes: Mistakes) -> None:
     """A batch that was followed by another is never run again; a sink gets nothing that it has said it has.
 
-    On a cluster an executor that was stopped or cut off, and given up, may still be at what it wrote, which is then the same."""
+    On a cluster an executor that was stopped or cut off, and given up, may still be at what it wrote, which is then the
+    same."""
     drivers = {pid for _, name, _, _, pid in entries if name == "start"}
     on_cluster = "cluster" in plan.master
     newest = 0
