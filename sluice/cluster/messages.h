@@ -1,10 +1,10 @@
 // What driver and executors say to each other.
 //
-//     driver <-> executor     Hello/Welcome; then tasks, requests about state, heartbeats      (scheduler.h,
-//     executor.h) executor <-> executor   Hello/Welcome; then buckets of shuffles, changes of state        (executor.h)
+//     driver <-> executor     Hello/Welcome; then tasks, services, requests about state, signs of life (executor.h)
+//     executor <-> executor   Hello/Welcome; then buckets of shuffles, changes of state, blocks (peer_connections.h)
 //
 // All run the same binary (its build id is compared), so messages need no version each: the protocol's is said once.
-// A message is its kind (1 byte) and the fields of a struct here, in the bytes of their codecs (core/codec.h).
+// How a struct here becomes bytes: core/message.h.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "sluice/core/codec.h"
+#include "sluice/core/message.h"
 #include "sluice/core/state.h"
 #include "sluice/core/stores.h"
 #include "sluice/core/task_runner.h"
@@ -331,46 +331,18 @@ struct FetchedBlock {
   std::string records;
 };
 
-/// What `encode_to` of a closure, of records or of a task writes.
-template <class T>
-std::string encoded(const T& value) {
-  Encoder out;
-  value.encode_to(out);
-  return out.take();
-}
-
+/// The records as a block that another executor is to keep.
 inline KeepBlock keep_block(const BlockId& block, const RestedRecords& records, Keep level) {
   Encoder type;
   encode_type(&records.type(), type);
   return {0, block, static_cast<std::int32_t>(level), type.take(), encoded(records)};
 }
 
-template <class M>
-std::string encode_message(const M& message) {
-  Encoder out;
-  out.u8(M::kind);
-  encode(message, out);
-  return out.take();
-}
-
-/// The kind of a message. SLU-302 for an empty one.
-inline std::uint8_t message_kind(std::string_view message) { return Decoder(message).u8(); }
-
 /// The number of a message that begins with one: a question of one executor to another, and its answer.
 inline std::uint64_t message_request(std::string_view message) {
   Decoder in(message);
   in.u8();
   return in.u64();
-}
-
-/// The fields of a message of that kind. Errors: SLU-301, SLU-302.
-template <class M>
-M decode_message(std::string_view message) {
-  Decoder in(message);
-  if (in.u8() != M::kind) in.fail_corrupt("not the kind of message that is due here");
-  M decoded = decode<M>(in);
-  in.expect_end();
-  return decoded;
 }
 
 /// An answer that has perhaps not come; a damaged one has not.

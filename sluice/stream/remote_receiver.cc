@@ -4,10 +4,12 @@
 #include <string_view>
 #include <utility>
 
+#include "sluice/core/message.h"
+
 namespace sluice::detail {
 namespace {
 
-// ---- What the two sides say to each other. Kinds are in the first byte.
+// ---- What the two sides say to each other (core/message.h)
 
 /// A block, which lies on executors now.
 struct Added {
@@ -51,25 +53,6 @@ struct Stored {
   std::string why;
 };
 
-template <class M>
-std::string said(const M& message) {
-  Encoder out;
-  out.u8(M::kind);
-  encode(message, out);
-  return out.take();
-}
-
-std::uint8_t kind_of(std::string_view message) { return Decoder(message).u8(); }
-
-template <class M>
-M heard(std::string_view message) {
-  Decoder in(message);
-  in.u8();
-  M decoded = decode<M>(in);
-  in.expect_end();
-  return decoded;
-}
-
 [[noreturn]] void fail_unknown() {
   throw Error(Code::corrupt_data, {.why = "a message of a receiver, or to one, is of unknown kind"});
 }
@@ -91,19 +74,19 @@ class ReceiverService : public Service, public BlockTaker {
   void run() override {
     run_receiver(*channel_, program_->make_body(), options_.restart_delay);
     channel_->seal();
-    if (channel_->at_end()) host_.tell(said(AtEnd{}));
+    if (channel_->at_end()) host_.tell(encode_message(AtEnd{}));
   }
 
   void on_message(std::string_view message) override {
-    switch (kind_of(message)) {
+    switch (message_kind(message)) {
       case Seal::kind: {
-        const auto seal = heard<Seal>(message);
+        const auto seal = decode_message<Seal>(message);
         channel_->seal_until(seal.time);
-        return host_.tell(said(Sealed{seal.number}));
+        return host_.tell(encode_message(Sealed{seal.number}));
       }
-      case Released::kind: return budget_.release(heard<Released>(message).bytes);
+      case Released::kind: return budget_.release(decode_message<Released>(message).bytes);
       case Stored::kind: {
-        auto stored = heard<Stored>(message);
+        auto stored = decode_message<Stored>(message);
         const std::lock_guard lock(mutex_);
         stored_ = std::move(stored);
         return changed_->notify_all();
@@ -131,7 +114,7 @@ class ReceiverService : public Service, public BlockTaker {
     if (options_.is_recorded) added.logged = block.logged().bytes;
     const std::lock_guard lock(mutex_);
     if (!block.position.empty()) position_ = std::move(block.position);
-    host_.keep(block.rested(), said(added));
+    host_.keep(block.rested(), encode_message(added));
     return ++put_;
   }
 
@@ -148,7 +131,7 @@ class ReceiverService : public Service, public BlockTaker {
   }
 
   void add_event(Input::ReceiverEvent event) override {
-    host_.tell(said(Event{event.kind, std::move(event.error), std::move(event.place)}));
+    host_.tell(encode_message(Event{event.kind, std::move(event.error), std::move(event.place)}));
   }
   void end_of_input() override {}  // told when its last block has been
 
@@ -207,7 +190,7 @@ class RemoteReceiver : public ReceiverRun {
       // Where none runs there is nothing to wait for.
       if (service == nullptr) seal_done_ = asked_seal_;
     }
-    if (service != nullptr) service->tell(said(message));
+    if (service != nullptr) service->tell(encode_message(message));
   }
 
   void await_sealed() override {
@@ -221,7 +204,7 @@ class RemoteReceiver : public ReceiverRun {
       const std::lock_guard lock(mutex_);
       if (origin == origin_) service = service_;
     }
-    if (service != nullptr) service->tell(said(Released{bytes}));
+    if (service != nullptr) service->tell(encode_message(Released{bytes}));
   }
 
   void stop() override {
@@ -294,7 +277,7 @@ class RemoteReceiver : public ReceiverRun {
         stored.code = static_cast<std::uint32_t>(error.code());
         stored.why = error.details().why;
       }
-      service->tell(said(stored));
+      service->tell(encode_message(stored));
       lock.lock();
     }
     const std::shared_ptr<RunningService> ended = std::exchange(service_, nullptr);
@@ -304,10 +287,10 @@ class RemoteReceiver : public ReceiverRun {
   }
 
   void on_message(std::string_view message, const std::optional<BlockId>& block) {
-    switch (kind_of(message)) {
-      case Added::kind: return add(heard<Added>(message), block.value());
+    switch (message_kind(message)) {
+      case Added::kind: return add(decode_message<Added>(message), block.value());
       case Event::kind: {
-        auto event = heard<Event>(message);
+        auto event = decode_message<Event>(message);
         {
           const std::lock_guard lock(mutex_);
           place_ = event.place;
@@ -317,7 +300,7 @@ class RemoteReceiver : public ReceiverRun {
       case AtEnd::kind: return blocks_.end_of_input();
       case Sealed::kind: {
         const std::lock_guard lock(mutex_);
-        seal_done_ = std::max(seal_done_, heard<Sealed>(message).number);
+        seal_done_ = std::max(seal_done_, decode_message<Sealed>(message).number);
         return changed_->notify_all();
       }
       default: fail_unknown();
