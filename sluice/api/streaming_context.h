@@ -49,7 +49,7 @@ struct StreamingOptions {
   /// time does not wait for it. 0: 200 ms.
   Duration block_interval{};
   /// Bytes that receivers may have stored and no batch has finished with; at the limit they stop reading
-  /// (receiver-memory). 0: 256 MiB.
+  /// (receiver-memory). On a cluster, of each receiver. 0: 256 MiB.
   std::size_t receiver_memory_bytes = 0;
   /// Stop by itself, gracefully, when all inputs have come to their end (standard input, receivers that say so).
   bool stop_at_end_of_input = false;

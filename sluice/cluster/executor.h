@@ -1,6 +1,6 @@
 // A process that runs tasks for a driver, and keeps what they leave: shuffle output, cached partitions, state.
 //
-//     Executor executor(runtime, {.driver = address, .token = token, .listen = Address::tcp("127.0.0.1", 0)});
+//     Executor executor(runtime, runtime.transport(), {.driver = address, .token = token, .listen = "127.0.0.1:0"});
 //     executor.run();  // until the driver ends
 //
 // Other executors fetch buckets of shuffles from it, and send it the changes of state that it keeps a copy of.

@@ -7,6 +7,7 @@
 // How a struct here becomes bytes: core/message.h.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -25,6 +26,11 @@ inline constexpr std::uint32_t protocol_version = 1;
 
 /// Number of an executor, never used again when it is gone: a process that comes back is another one. 0: none.
 using ExecutorId = std::uint32_t;
+
+template <class T>
+bool contains(const std::vector<T>& all, const T& one) {
+  return std::find(all.begin(), all.end(), one) != all.end();
+}
 
 /// First message of who connects.
 struct Hello {

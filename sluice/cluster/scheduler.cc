@@ -236,7 +236,7 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ru
     if (const auto* read = std::get_if<ReadShuffle>(&step.what)) {
       ShuffleAt at{read->shuffle, shuffle_places_[read->shuffle]};
       // Lost since it was planned?
-      outcome.place_lost = std::find(at.executors.begin(), at.executors.end(), ExecutorId{0}) != at.executors.end();
+      outcome.place_lost = contains(at.executors, ExecutorId{0});
       message.reads.push_back(std::move(at));
     } else if (const auto* block = std::get_if<ReadBlock>(&step.what)) {
       const auto found = block_places_.find(block->block);
@@ -253,8 +253,7 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ru
         executor = *std::min_element(at.begin(), at.end(),
                                      [this](ExecutorId a, ExecutorId b) { return loads_[a] < loads_[b]; });
       }
-      const bool is_here = std::find(at.begin(), at.end(), executor) != at.end();
-      if (!is_here) message.blocks.push_back({block->block, at.front()});
+      if (!contains(at, executor)) message.blocks.push_back({block->block, at.front()});
     }
     if (!outcome.succeeded()) return 0;
   }
@@ -290,7 +289,7 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ru
 ExecutorId ClusterScheduler::another(ExecutorId executor, std::size_t partition) {
   const Slots::Place at = slots_->place(partition);
   const std::vector<ExecutorId> ids = members_->ready();
-  if (at.copy != executor && std::find(ids.begin(), ids.end(), at.copy) != ids.end()) return at.copy;
+  if (at.copy != executor && contains(ids, at.copy)) return at.copy;
   const auto own = std::find(ids.begin(), ids.end(), executor);
   if (own == ids.end()) return ids.empty() ? 0 : ids[partition % ids.size()];  // it leaves
   return ids.size() < 2 ? 0 : ids[static_cast<std::size_t>(own - ids.begin() + 1) % ids.size()];
@@ -610,13 +609,10 @@ void ClusterScheduler::copy_blocks() {
     if (!some_leave && (!lacks_copies_ || ids.size() < 2)) return;
     lacks_copies_ = false;
     for (const auto& [block, places] : block_places_) {
-      const auto stay = std::count_if(places.executors.begin(), places.executors.end(), [&](ExecutorId id) {
-        return std::find(ids.begin(), ids.end(), id) != ids.end();
-      });
+      const auto stay = std::count_if(places.executors.begin(), places.executors.end(),
+                                      [&](ExecutorId id) { return contains(ids, id); });
       if (stay > 0 && (!places.twice || stay > 1 || ids.size() < 2)) continue;
-      const auto has = [&at = places.executors](ExecutorId id) {
-        return std::find(at.begin(), at.end(), id) != at.end();
-      };
+      const auto has = [&at = places.executors](ExecutorId id) { return contains(at, id); };
       ExecutorId copy = another(places.executors[0], block.index);
       if (has(copy)) copy = *std::find_if_not(ids.begin(), ids.end(), has);
       lacking.push_back({block, places.executors[0], copy});

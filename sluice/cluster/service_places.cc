@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <utility>
-#include <vector>
 
 namespace sluice::detail {
 
@@ -10,8 +9,7 @@ class ServicePlaces::Handle : public RunningService {
  public:
   Handle(ServicePlaces& places, EntryPtr entry) : places_(places), entry_(std::move(entry)) {}
   ~Handle() override {
-    stop();
-    places_.take(entry_->id);
+    if (places_.take(entry_->id) != nullptr) stop();
     const std::lock_guard lock(entry_->mutex);
     entry_->is_over = true;
   }
@@ -89,34 +87,26 @@ void ServicePlaces::on_ended(ExecutorId executor, const ServiceEnded& message) {
   }
 }
 
-bool ServicePlaces::has(ExecutorId executor) {
+std::vector<ServicePlaces::EntryPtr> ServicePlaces::on(ExecutorId executor) {
+  std::vector<EntryPtr> entries;
   const std::lock_guard lock(mutex_);
-  return std::any_of(entries_.begin(), entries_.end(),
-                     [executor](const auto& entry) { return entry.second->executor == executor; });
+  for (const auto& [id, entry] : entries_) {
+    if (entry->executor == executor) entries.push_back(entry);
+  }
+  return entries;
 }
 
 bool ServicePlaces::move_away(ExecutorId executor) {
-  std::vector<std::uint64_t> ids;
-  {
-    const std::lock_guard lock(mutex_);
-    for (const auto& [id, entry] : entries_) {
-      if (entry->executor == executor) ids.push_back(id);
-    }
-  }
-  for (const std::uint64_t id : ids) members_.send(executor, encode_message(StopService{id}));
-  return ids.empty();
+  const std::vector<EntryPtr> entries = on(executor);
+  for (const EntryPtr& entry : entries) members_.send(executor, encode_message(StopService{entry->id}));
+  return entries.empty();
 }
 
 void ServicePlaces::lost(ExecutorId executor) {
-  std::vector<EntryPtr> ended;
-  {
-    const std::lock_guard lock(mutex_);
-    for (const auto& [id, entry] : entries_) {
-      if (entry->executor == executor) ended.push_back(entry);
-    }
-    for (const EntryPtr& entry : ended) entries_.erase(entry->id);
+  for (const EntryPtr& entry : on(executor)) {
+    take(entry->id);
+    end(entry, "executor " + std::to_string(executor) + " is lost");
   }
-  for (const EntryPtr& entry : ended) end(entry, "executor " + std::to_string(executor) + " is lost");
 }
 
 void ServicePlaces::end(const EntryPtr& entry, const std::string& why) {

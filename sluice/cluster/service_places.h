@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "sluice/cluster/members.h"
 #include "sluice/cluster/messages.h"
@@ -35,7 +36,7 @@ class ServicePlaces {
   // -- from the executor
   void on_message(ExecutorId executor, const ServiceMessage& message);
   void on_ended(ExecutorId executor, const ServiceEnded& message);
-  bool has(ExecutorId executor);
+  bool has(ExecutorId executor) { return !on(executor).empty(); }
   /// It leaves: its services are stopped, and whoever has started them starts others. True when it has none.
   bool move_away(ExecutorId executor);
   /// All its services have ended.
@@ -54,6 +55,7 @@ class ServicePlaces {
   using EntryPtr = std::shared_ptr<Entry>;
   class Handle;
 
+  std::vector<EntryPtr> on(ExecutorId executor);
   EntryPtr find(std::uint64_t id, ExecutorId executor);
   EntryPtr take(std::uint64_t id);
   void end(const EntryPtr& entry, const std::string& why);

@@ -39,8 +39,7 @@ Slots::Place Slots::place(std::size_t partition, std::uint64_t operation) {
   if (!ids.empty()) {
     if (at.owner == 0 && at.states.empty()) at.owner = ids[partition % ids.size()];
     // With state in it, it gets a copy between two batches.
-    const bool is_ready = std::find(ids.begin(), ids.end(), at.owner) != ids.end();
-    if (copies_ && at.copy == 0 && at.states.empty() && ids.size() > 1 && is_ready) {
+    if (copies_ && at.copy == 0 && at.states.empty() && ids.size() > 1 && contains(ids, at.owner)) {
       const std::vector<ExecutorId> others = for_copies(ids, at.owner);
       const auto next = std::upper_bound(others.begin(), others.end(), at.owner);
       at.copy = next == others.end() ? others.front() : *next;
@@ -165,14 +164,11 @@ std::map<ExecutorId, std::size_t> Slots::count(const std::vector<ExecutorId>& id
 bool Slots::lacks_copy(const Slot& at, const std::vector<ExecutorId>& ids,
                        const std::vector<ExecutorId>& leaving) const {
   if (at.is_lost || at.must_promote || at.states.empty()) return false;
-  const auto is_in = [](const std::vector<ExecutorId>& all, ExecutorId id) {
-    return std::find(all.begin(), all.end(), id) != all.end();
-  };
-  if (at.copy != 0 && !is_in(ids, at.copy) && !is_in(leaving, at.copy)) return false;  // it is being lost
+  if (at.copy != 0 && !contains(ids, at.copy) && !contains(leaving, at.copy)) return false;  // it is being lost
   const std::vector<ExecutorId> others = for_copies(ids, at.owner);
-  if (is_in(leaving, at.owner)) return !is_in(ids, at.copy) && !ids.empty();
+  if (contains(leaving, at.owner)) return !contains(ids, at.copy) && !ids.empty();
   // One on the owner's host is moved when there is another host.
-  return copies_ && is_in(ids, at.owner) && !others.empty() && !is_in(others, at.copy);
+  return copies_ && contains(ids, at.owner) && !others.empty() && !contains(others, at.copy);
 }
 
 // False when there is nothing to do, or it cannot be done now.
@@ -231,10 +227,9 @@ bool Slots::make_copy() {
 // A slot that is to have another owner: that of an executor that leaves, or that has most.
 std::vector<Slots::Slot>::iterator Slots::choose_move(const std::vector<ExecutorId>& ids,
                                                       const std::vector<ExecutorId>& leaving) {
-  const auto stays = [&ids](ExecutorId id) { return std::find(ids.begin(), ids.end(), id) != ids.end(); };
   for (auto at = slots_.begin(); at != slots_.end(); ++at) {
-    const bool leaves = std::find(leaving.begin(), leaving.end(), at->owner) != leaving.end();
-    if (leaves && !at->must_promote && (at->states.empty() || stays(at->copy))) return at;
+    const bool can_move = !at->must_promote && (at->states.empty() || contains(ids, at->copy));
+    if (can_move && contains(leaving, at->owner)) return at;
   }
   if (ids.size() < 2) return slots_.end();
   const std::map<ExecutorId, std::size_t> owned = count(ids, &Slot::owner);

@@ -17,10 +17,6 @@ void for_each_state(const TaskProgram& task, const F& f) {
   }
 }
 
-bool contains(const std::vector<std::uint64_t>& operations, std::uint64_t operation) {
-  return std::find(operations.begin(), operations.end(), operation) != operations.end();
-}
-
 }  // namespace
 
 std::shared_ptr<StatePartition> StateKeeper::make(const std::string& maker, std::uint32_t partition) const {

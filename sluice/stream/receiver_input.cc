@@ -50,7 +50,10 @@ class LostBlockSource : public Source {
 
 ReceiverInput::ReceiverInput(Shipped<ReceiverProgram> program, std::shared_ptr<ReceiverBudget> budget,
                              ReceiverInputOptions options)
-    : program_(std::move(program)), budget_(std::move(budget)), options_(std::move(options)) {}
+    : program_(std::move(program)),
+      kernel_(program_->kernel()),
+      budget_(std::move(budget)),
+      options_(std::move(options)) {}
 
 void ReceiverInput::start(Engine& engine, InputStart start) {
   is_recorded_ = start.recorder != nullptr;
@@ -138,9 +141,8 @@ NodePtr ReceiverInput::rdd(Engine&, const OperatorInfoPtr& info, std::string_vie
     }
   }
   add_sources();
-  const Shipped<Kernel> kernel = program_->kernel();
   NodePtr node = make_input_node(info, program_->block_type(), std::move(nodes), options_.partitions_max);
-  return kernel ? make_narrow(info, program_->block_type(), std::move(node), kernel) : node;
+  return kernel_ ? make_narrow(info, program_->block_type(), std::move(node), kernel_) : node;
 }
 
 void ReceiverInput::completed(Time time) {

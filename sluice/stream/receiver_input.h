@@ -49,6 +49,7 @@ class ReceiverInput : public Input {
   NodePtr block_node(const OperatorInfoPtr& info, const ReceivedBlock& block) const;
 
   const Shipped<ReceiverProgram> program_;
+  const Shipped<Kernel> kernel_;
   const std::shared_ptr<ReceiverBudget> budget_;
   const ReceiverInputOptions options_;
   bool is_recorded_ = false;

@@ -101,17 +101,22 @@ class Nodes:
                 if self.ended.is_set():
                     self.executors[node].kill()
                 self.executors[node].wait()
+                self.executors[node] = None
                 time.sleep(0.05)
 
     # ---- What goes wrong
 
-    def kill(self, node: int) -> None:
+    def kill(self, node: int) -> int:
+        """How many were running."""
         executor = self.executors[node]
-        if executor is not None:
-            executor.kill()
+        if executor is None:
+            return 0
+        executor.kill()
+        return 1
 
-    def cut(self, node: int, how: str, until: float) -> None:
-        """`how`: both (ways; the node is alone), out (what it says to the driver is lost), in (what it is told is)."""
+    def cut(self, node: int, how: str, until: float) -> int:
+        """`how`: both (ways; the node is alone), out (what it says to the driver is lost), in (what it is told is).
+        0 when it is cut off in this way already."""
         if how == "both":
             commands = f"link set {self.link(node)} down", f"link set {self.link(node)} up"
         else:
@@ -119,9 +124,10 @@ class Nodes:
             route = f"blackhole {self.address(to)}/32"
             commands = f"-n {self.name(at)} route add {route}", f"-n {self.name(at)} route del {route}"
         if commands[1] in self.cuts:
-            return
+            return 0
         subprocess.run(["ip", *commands[0].split()], check=True)
         self.cuts[commands[1]] = until
+        return 1
 
     def mend(self, now: float = float("inf")) -> None:
         """What was to be cut until now."""
@@ -146,7 +152,7 @@ class Chaos:
         self.nodes.mend(now)
         while self.flaps and self.flaps[0][0] <= now:
             _, node, until = self.flaps.pop(0)
-            self.nodes.cut(node, "both", until)
+            self.result.executor_stops += self.nodes.cut(node, "both", until)
         if self.left == 0 or now < self.next:
             return
         self.left -= 1
@@ -155,17 +161,14 @@ class Chaos:
         what = self.chance.choices(["kill", "both", "out", "in", "flap", "two"], [30, 25, 12, 12, 12, 9])[0]
         long = self.chance.choice([0.1, 0.4, 1.2, 2.5])
         if what == "kill":
-            self.nodes.kill(node)
-            self.result.executor_kills += 1
-            return
-        self.result.executor_stops += 1
-        if what == "flap":
+            self.result.executor_kills += self.nodes.kill(node)
+        elif what == "flap":
             self.flaps = [(now + 0.25 * i, node, now + 0.25 * i + 0.12) for i in range(5)]
         elif what == "two":
-            self.nodes.cut(node, "both", now + long)
-            self.nodes.cut(node % COUNT + 1, "both", now + long)
+            self.result.executor_stops += self.nodes.cut(node, "both", now + long)
+            self.result.executor_stops += self.nodes.cut(node % COUNT + 1, "both", now + long)
         else:
-            self.nodes.cut(node, what, now + long)
+            self.result.executor_stops += self.nodes.cut(node, what, now + long)
 
     def end(self) -> None:
         self.nodes.mend()
