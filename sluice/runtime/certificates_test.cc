@@ -9,22 +9,13 @@
 #include "sluice/runtime/errors.h"
 #include "sluice/runtime/tls.h"
 #include "sluice/testkit/simulation.h"
+#include "tests/failure.h"
 
 namespace sluice {
 namespace {
 
 using std::chrono::days;
-
-std::string failure(Code code, const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), code) << error.what();
-    return error.details().why;
-  }
-  ADD_FAILURE() << "no error was thrown";
-  return "";
-}
+using testing::failure;
 
 TEST(Certificates, OfAClusterLieInADirectoryAndKeysAreForTheirOwner) {
   testing::Simulation sim(1);  // begins on 2023-11-14

@@ -13,9 +13,12 @@
 #include "sluice/runtime/errors.h"
 #include "sluice/runtime/posix.h"
 #include "sluice/runtime/runtime.h"
+#include "sluice/testkit/thrown.h"
 
 namespace sluice {
 namespace {
+
+using testing::code_of;
 
 // A directory of its own for each test.
 class LocalFilesTest : public ::testing::Test {
@@ -38,17 +41,6 @@ class LocalFilesTest : public ::testing::Test {
     const auto entries = files_.list(at).value();
     for (const FileInfo& info : entries) result.push_back(info.path.substr(at.size() + 1));
     return result;
-  }
-
-  template <typename Call>
-  static Code code_of(Call call) {
-    try {
-      call();
-    } catch (const Error& error) {
-      return error.code();
-    }
-    ADD_FAILURE() << "no error was thrown";
-    return Code::no_output;
   }
 
   FileSystem& files_ = system_runtime().files();

@@ -22,11 +22,13 @@
 #include "sluice/runtime/errors.h"
 #include "sluice/runtime/posix.h"
 #include "sluice/runtime/runtime.h"
+#include "tests/failure.h"
 
 namespace sluice {
 namespace {
 
 using namespace std::chrono_literals;
+using testing::failure;
 
 const Time never = Time::max();
 const Time past = Time(1s);
@@ -124,19 +126,6 @@ class TransportTest : public ::testing::Test {
     std::string all;
     for (std::string part = read_some(connection); !part.empty(); part = read_some(connection)) all += part;
     return all;
-  }
-
-  // The text of the failure, after a look at its code.
-  template <typename Call>
-  static std::string failure(Code code, Call call) {
-    try {
-      call();
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), code) << error.what();
-      return error.details().why;
-    }
-    ADD_FAILURE() << "no error was thrown";
-    return "";
   }
 
   static void expect_round_trip(Pair& pair) {

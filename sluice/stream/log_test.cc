@@ -17,10 +17,12 @@
 #include "sluice/testkit/faulty_filesystem.h"
 #include "sluice/testkit/hand_runtime.h"
 #include "sluice/testkit/simulation.h"
+#include "sluice/testkit/thrown.h"
 
 namespace sluice::detail {
 namespace {
 
+using testing::code_of;
 using ::testing::ElementsAre;
 using testing::FaultyFileSystem;
 using testing::FaultyRuntime;
@@ -52,17 +54,6 @@ Reading read_all(FileSystem& files, std::uint64_t from_segment = 0, const std::s
 MemoryBlock block_of(std::string text) {
   const auto owner = std::make_shared<const std::string>(std::move(text));
   return {owner, *owner};
-}
-
-template <class Call>
-Code code_of(Call call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  ADD_FAILURE() << "no error was thrown";
-  return Code::no_output;
 }
 
 /// A log on the disk of a simulation. `fiber` runs code that waits.

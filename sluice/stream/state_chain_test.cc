@@ -17,11 +17,13 @@
 #include "sluice/runtime/random.h"
 #include "sluice/stream/update_state.h"
 #include "sluice/testkit/simulation.h"
+#include "sluice/testkit/thrown.h"
 
 namespace sluice::detail {
 namespace {
 
 using namespace std::chrono_literals;
+using testing::code_of;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using testing::Simulation;
@@ -125,17 +127,6 @@ class StateChainTest : public ::testing::Test {
       read_state_file(files_, directory, file, [&](const CheckpointOperator&, StateBlock&&) { ++blocks; });
     }
     return blocks;
-  }
-
-  template <class Call>
-  static Code code_of(Call call) {
-    try {
-      call();
-    } catch (const Error& error) {
-      return error.code();
-    }
-    ADD_FAILURE() << "no error was thrown";
-    return Code::no_output;
   }
 
   template <class K, class S>
