@@ -463,15 +463,23 @@ class TlsConnection final : public Connection {
 
 // ---- the transport ----
 
+/// What all connections of a transport are made with.
+struct Maker {
+  Runtime& runtime;
+  std::shared_ptr<const TlsIdentity> identity;
+  TlsOptions options;
+
+  std::unique_ptr<TlsConnection> make(TlsRole role, std::unique_ptr<Connection> below) const {
+    return std::make_unique<TlsConnection>(runtime, identity, role, std::move(below), options);
+  }
+};
+
 class TlsConnector final : public Connector {
  public:
-  TlsConnector(Runtime& runtime, std::shared_ptr<const TlsIdentity> identity, TlsOptions options,
-               std::unique_ptr<Connector> below)
-      : runtime_(runtime), identity_(std::move(identity)), options_(options), below_(std::move(below)) {}
+  TlsConnector(Maker maker, std::unique_ptr<Connector> below) : maker_(std::move(maker)), below_(std::move(below)) {}
 
   std::unique_ptr<Connection> connect(Time deadline) override {
-    auto made =
-        std::make_unique<TlsConnection>(runtime_, identity_, TlsRole::client, below_->connect(deadline), options_);
+    std::unique_ptr<TlsConnection> made = maker_.make(TlsRole::client, below_->connect(deadline));
     {
       const std::lock_guard lock(mutex_);
       connecting_ = made.get();
@@ -502,9 +510,7 @@ class TlsConnector final : public Connector {
     connecting_ = nullptr;
   }
 
-  Runtime& runtime_;
-  const std::shared_ptr<const TlsIdentity> identity_;
-  const TlsOptions options_;
+  const Maker maker_;
   const std::unique_ptr<Connector> below_;
   std::mutex mutex_;
   TlsConnection* connecting_ = nullptr;
@@ -513,44 +519,37 @@ class TlsConnector final : public Connector {
 
 class TlsListener final : public Listener {
  public:
-  TlsListener(Runtime& runtime, std::shared_ptr<const TlsIdentity> identity, TlsOptions options,
-              std::unique_ptr<Listener> below)
-      : runtime_(runtime), identity_(std::move(identity)), options_(options), below_(std::move(below)) {}
+  TlsListener(Maker maker, std::unique_ptr<Listener> below) : maker_(std::move(maker)), below_(std::move(below)) {}
 
   std::unique_ptr<Connection> accept(Time deadline) override {
     std::unique_ptr<Connection> accepted = below_->accept(deadline);
     if (!accepted) return nullptr;
-    return std::make_unique<TlsConnection>(runtime_, identity_, TlsRole::server, std::move(accepted), options_);
+    return maker_.make(TlsRole::server, std::move(accepted));
   }
 
   Address address() const override { return below_->address(); }
   void close() override { below_->close(); }
 
  private:
-  Runtime& runtime_;
-  const std::shared_ptr<const TlsIdentity> identity_;
-  const TlsOptions options_;
+  const Maker maker_;
   const std::unique_ptr<Listener> below_;
 };
 
 class TlsTransport final : public Transport {
  public:
-  TlsTransport(Runtime& runtime, Transport& below, std::shared_ptr<const TlsIdentity> identity, TlsOptions options)
-      : runtime_(runtime), below_(below), identity_(std::move(identity)), options_(options) {}
+  TlsTransport(Maker maker, Transport& below) : maker_(std::move(maker)), below_(below) {}
 
   std::unique_ptr<Connector> connector(const Address& address) override {
-    return std::make_unique<TlsConnector>(runtime_, identity_, options_, below_.connector(address));
+    return std::make_unique<TlsConnector>(maker_, below_.connector(address));
   }
   std::unique_ptr<Listener> listen(const Address& address) override { return listen_anywhere(address); }
   std::unique_ptr<Listener> listen_anywhere(const Address& address) override {
-    return std::make_unique<TlsListener>(runtime_, identity_, options_, below_.listen_anywhere(address));
+    return std::make_unique<TlsListener>(maker_, below_.listen_anywhere(address));
   }
 
  private:
-  Runtime& runtime_;
+  const Maker maker_;
   Transport& below_;
-  const std::shared_ptr<const TlsIdentity> identity_;
-  const TlsOptions options_;
 };
 
 }  // namespace
@@ -595,12 +594,12 @@ std::shared_ptr<const TlsIdentity> load_tls_identity(Runtime& runtime, const Tls
 
 std::unique_ptr<Connection> make_tls_connection(Runtime& runtime, std::shared_ptr<const TlsIdentity> identity,
                                                 TlsRole role, std::unique_ptr<Connection> below, TlsOptions options) {
-  return std::make_unique<TlsConnection>(runtime, std::move(identity), role, std::move(below), options);
+  return Maker{runtime, std::move(identity), options}.make(role, std::move(below));
 }
 
 std::unique_ptr<Transport> make_tls_transport(Runtime& runtime, Transport& below,
                                               std::shared_ptr<const TlsIdentity> identity, TlsOptions options) {
-  return std::make_unique<TlsTransport>(runtime, below, std::move(identity), options);
+  return std::make_unique<TlsTransport>(Maker{runtime, std::move(identity), options}, below);
 }
 
 }  // namespace sluice
