@@ -13,6 +13,7 @@
 #include "sluice/testkit/mortal_machine.h"
 #include "sluice/testkit/simulation.h"
 #include "sluice/testkit/testing.h"
+#include "tests/scenario/lives.h"
 
 namespace sluice::testing {
 namespace {
@@ -126,6 +127,56 @@ TEST(ReceiversOnExecutorsSimulated, NothingIsLostOrSeenTwiceWhenOneExecutorAfter
       EXPECT_EQ(simulate(seed), trace);
     }
   }
+}
+
+struct LostBlocks : StreamingListener {
+  std::uint64_t count = 0;
+  void on_batch_completed(const BatchInfo& batch) override { count += batch.inputs[0].blocks_lost; }
+};
+
+// One copy and no log: with an executor its blocks are gone that no batch was done with. Their batches go without them,
+// and that is counted; nothing is seen twice, and the stream goes on.
+TEST(ReceiversOnExecutorsSimulated, BlocksThatNobodyHasAnyMoreAreCounted) {
+  const OutsideSetting one("SLUICE_BLOCK_COPIES", "1");
+  std::uint64_t lost_in_all = 0;
+  for (std::uint64_t seed = 1; seed <= 50; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Random random(seed);
+    chance = &random;
+    Simulation sim(seed);
+    sim.run([&] {
+      StreamTestOptions options{.batch = 100ms, .partitions = 2, .cores = 1};
+      options.executors = 2;
+      options.runtime = &sim;
+      options.block_interval = 50ms;
+      options.without_checkpoint = true;
+      StreamTest t(options);
+      const auto lost = std::make_shared<LostBlocks>();
+      t.streaming().add_listener(lost);
+      auto seen = t.output(t.streaming().receiver_stream<std::pair<int, Number>>(
+          [] { return std::make_unique<Counting>(0, false); }, {.restart_delay = 10ms}));
+      t.start();
+      for (int kills = 0; kills < 3; ++kills) {
+        t.run(3);
+        sim.wait_for(Duration(random.below(Duration(100ms).count())));
+        t.kill_executor(random.below(options.executors));
+      }
+      t.run(60);
+      std::vector<Number> got;
+      for (const auto& batch : seen.batches()) {
+        for (const auto& [stream, number] : batch.records) got.push_back(number);
+      }
+      ASSERT_TRUE(std::is_sorted(got.begin(), got.end()));
+      ASSERT_EQ(std::adjacent_find(got.begin(), got.end()), got.end()) << "seen twice";
+      // A block has from one to ten records.
+      const std::uint64_t missing = numbers - got.size();
+      EXPECT_GE(missing, lost->count);
+      EXPECT_LE(missing, 10 * lost->count);
+      lost_in_all += lost->count;
+    });
+    if (HasFailure()) return;
+  }
+  EXPECT_GT(lost_in_all, 20u);
 }
 
 }  // namespace
