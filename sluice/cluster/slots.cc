@@ -146,6 +146,7 @@ bool Slots::is_free(ExecutorId id) {
     if (at.copy != id) continue;
     if (lacks_copy(at, ids, {id})) return false;
     at.copy = 0;  // there is nobody else to keep one
+    moved_ = true;
   }
   return true;
 }
