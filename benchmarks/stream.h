@@ -55,7 +55,9 @@ inline std::string threads(std::size_t count) { return "local[" + std::to_string
 class Stream {
  public:
   Stream(const std::string& master, std::size_t partitions, const sluice::StreamingOptions& options)
-      : context({.app = "bench", .master = master, .partitions = partitions}), ssc(context, options) {}
+      : Stream({.app = "bench", .master = master, .partitions = partitions}, options) {}
+  Stream(const sluice::ContextOptions& on, const sluice::StreamingOptions& options)
+      : context(on), ssc(context, options) {}
   Stream(std::size_t on_threads, const sluice::StreamingOptions& options)
       : Stream(threads(on_threads), on_threads, options) {}
   /// Calls `ended` after each batch, until it returns false.

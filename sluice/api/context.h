@@ -51,7 +51,7 @@ struct ContextOptions {
   /// On a cluster, silence after which an executor is given up (executor-timeout, in milliseconds). 0: 1 s.
   Duration executor_timeout{};
   /// On a cluster, executors that keep each partition of state (state-copies): 2, so that the loss of one costs a batch
-  /// of delay, or 1: then it ends the stream, which goes on from its checkpoint when it is started again. 0: 2.
+  /// of delay, or 1: then state is taken from the checkpoint again. 0: 2.
   std::size_t state_copies = 0;
   /// On a cluster, executors that keep each block of a receiver (block-copies), 1 or 2. 0: 2.
   std::size_t block_copies = 0;

@@ -122,7 +122,7 @@ class QueueInput : public Input {
  public:
   QueueInput(RddQueue<T> queue, bool one_at_a_time) : queue_(std::move(queue)), one_at_a_time_(one_at_a_time) {}
   bool can_be_read_again() const override { return false; }
-  std::string choose(Engine&, Time, InputInfo& told) override {
+  std::string choose(Engine&, Time time, InputInfo& told) override {
     while (one_at_a_time_ ? chosen_.empty() : true) {
       std::optional<Rdd<T>> next = queue_.pop();
       if (!next.has_value()) break;
@@ -132,19 +132,26 @@ class QueueInput : public Input {
     if (chosen_.empty()) return {};
     Encoder out;
     out.varint(chosen_.size());
-    return out.take();
+    out.varint(static_cast<std::uint64_t>(time.time_since_epoch().count()));
+    return choice_ = out.take();
   }
   NodePtr rdd(Engine&, const OperatorInfoPtr& info, std::string_view choice, InputInfo& told) override {
-    std::vector<NodePtr> nodes = std::exchange(chosen_, {});
-    if (nodes.empty() && !choice.empty()) told.blocks_lost += Decoder(choice).varint();  // of an earlier run
+    std::vector<NodePtr> nodes;
+    if (!choice.empty()) {
+      if (choice == choice_) nodes = chosen_;
+      if (nodes.empty()) told.blocks_lost += Decoder(choice).varint();  // of an earlier run, or complete
+    }
     if (nodes.empty()) return make_input_node(info, type_ops<T>(), std::vector<detail::NodePtr>(), 1);
     return nodes.size() == 1 ? nodes[0] : make_union(info, std::move(nodes), UnionBody::How::append);
   }
+  void completed(Time) override { chosen_.clear(); }
 
  private:
   RddQueue<T> queue_;
   bool one_at_a_time_;
+  /// The last choice, until its batch is complete.
   std::vector<NodePtr> chosen_;
+  std::string choice_;
 };
 }  // namespace detail
 

@@ -295,15 +295,18 @@ ExecutorId ClusterScheduler::another(ExecutorId executor, std::size_t partition)
   return ids.size() < 2 ? 0 : ids[static_cast<std::size_t>(own - ids.begin() + 1) % ids.size()];
 }
 
+void ClusterScheduler::await_executor() {
+  if (members_->wait_for(1, options_.start_time_max)) return;
+  throw Error(Code::no_executors, {.why = "none has come within " + to_string(options_.start_time_max)});
+}
+
 void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage, std::uint32_t task, unsigned attempt,
                                 const std::shared_ptr<Round>& round) {
   TaskOutcome& outcome = round->outcomes[task];
   RunTask message;
   ExecutorId executor = 0;
   try {
-    if (!members_->wait_for(1, options_.start_time_max)) {
-      throw Error(Code::no_executors, {.why = "none has come within " + to_string(options_.start_time_max)});
-    }
+    await_executor();
     message.program = encoded(program);
   } catch (...) {
     outcome.error = std::current_exception();
@@ -542,6 +545,7 @@ void ClusterScheduler::forget() {
 // ---- State
 
 std::shared_ptr<StatePartition> ClusterScheduler::make_state(const Shipped<StateMaker>& maker, std::size_t partition) {
+  await_executor();
   forget();  // else what is about to be made would be taken for one that was dropped before
   return make_remote_state(*slots_, maker, partition, [this, operation = maker->operation(), partition] {
     const std::lock_guard lock(mutex_);

@@ -95,6 +95,7 @@ class ClusterScheduler final : public TaskRunner {
                 const std::shared_ptr<Round>& round);
   ExecutorId place(const TaskProgram& task, unsigned attempt, RunTask& message, TaskOutcome& outcome);
   void blame(const std::vector<ExecutorId>& failed_at, ExecutorId succeeded_at);
+  void await_executor();
   void wait(Round& round, const std::atomic<bool>* cancelled);
   /// Who was given a task, and who has copies of what it leaves.
   struct Given {

@@ -21,6 +21,8 @@ ActiveDirectories& active_directories() {
   return instance;
 }
 
+// How often state is restored before a batch is complete: see load_state.
+constexpr unsigned restores_max = 10;
 // A gap before the next batch that is shorter is not worth beginning a piece of a checkpoint.
 constexpr Duration save_gap_min = std::chrono::microseconds(300);
 
@@ -367,7 +369,7 @@ void Driver::run() {
       run_replay();
     } else if (!options_.dry_run) {
       tell([this](StreamingListener& listener) { listener.on_streaming_started(zero_); });
-      run_batches(run_missed(recover()));
+      run_stream();
     }
   } catch (...) {
     error = std::current_exception();
@@ -383,6 +385,20 @@ void Driver::run() {
     if (error == nullptr) error = std::current_exception();
   }
   end(error);
+}
+
+// When executors have lost state it is taken from the checkpoint, as after a restart.
+void Driver::run_stream() {
+  bool restores = false;
+  for (;;) {
+    try {
+      return run_batches(restores ? restore() : run_missed(recover()));
+    } catch (const Error& error) {
+      if (!is_lost_state(std::current_exception()) || ++restores_ > restores_max) throw;
+      std::fprintf(stderr, "sluice: %s\n", error.what());
+    }
+    restores = true;
+  }
 }
 
 void Driver::stop_inputs() {
@@ -599,10 +615,12 @@ std::vector<OutputInfo> Driver::run_outputs(const Batch& batch, std::exception_p
   for (Due& due_output : due) {
     const StreamOutput& output = outputs_[due_output.id];
     if (due_output.error != nullptr) due_output.error = at_output(due_output.error, *output.info);
-    if (due_output.error != nullptr && due_output.node != nullptr && !output.internal) {
+    // Without its state another try comes to the same.
+    const bool is_lost = due_output.error != nullptr && is_lost_state(due_output.error);
+    if (due_output.error != nullptr && due_output.node != nullptr && !output.internal && !is_lost) {
       try_again(function_of(due_output), time, due_output.error);
     }
-    const bool owed = due_output.error != nullptr && owe(output, due_output.node, time);
+    const bool owed = due_output.error != nullptr && !is_lost && owe(output, due_output.node, time);
     if (due_output.error != nullptr && !owed && error == nullptr) error = due_output.error;
     if (output.internal) continue;
     if (records() && due_output.error == nullptr) {
@@ -639,12 +657,15 @@ void Driver::run_batch(const Batch& batch) {
     kill_point("driver.after_complete_record");
   }
   for (const StreamNodePtr& stream : streams_) stream->forget_before(time - stream->keep + Duration(1));
-  for (InputSlot& slot : inputs_) slot.input->completed(time);
+  if (error == nullptr) {
+    for (InputSlot& slot : inputs_) slot.input->completed(time);
+  }
   if (complete) engine_->runner().completed(time, *told.ended - *told.started, options_.interval);
   if (tells) tell([&](StreamingListener& listener) { listener.on_batch_completed(told); });
   if (error != nullptr) std::rethrow_exception(error);  // a failed batch is not complete
   last_batch_ = time;
   if (!batch.state_only) {
+    restores_ = 0;
     if (records()) {
       deliver_owed();
       checkpoint_if_due(time, false);

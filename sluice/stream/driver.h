@@ -11,7 +11,8 @@
 //      output that is recorded as done is not run again; a batch is complete when all its outputs are recorded.
 //
 // After a restart: the newest checkpoint's state is loaded; batches recorded after it as complete run again for their
-// state alone; those that are not complete run again with the same input, without the outputs that are done.
+// state alone; those that are not complete run again with the same input, without the outputs that are done. The same
+// is done in place when executors have ended that had state which nobody else has.
 #pragma once
 
 #include <atomic>
@@ -264,14 +265,17 @@ class Driver {
   void set_keep_times();
   void set_identities();
   void add_internal_outputs();
+  CheckpointDirectoryOptions directory_options(bool read_only) const;
   void open_directory();
   void bind_inputs();
-  void load_state();
+  void load_state(CheckpointDirectory& from);
+  void try_to_load_state(CheckpointDirectory& from);
   const CheckpointOperator* taken_up(const Manifest& manifest, const StreamNode& stream) const;
   void open_large_states(const Manifest* manifest);
   void find_states_elsewhere();
   void close_large_states();
-  void load_kept(const std::map<std::string, StreamNodePtr>& kept, const CheckpointOperator& from, StateBlock&& block);
+  void load_kept(const std::map<std::string, StreamNodePtr>& kept, const Manifest& manifest,
+                 const CheckpointOperator& from, StateBlock&& block);
   void check_bindings(const Manifest& manifest, const JournalContent& journal) const;
   std::string report_bindings() const;
   void start_inputs(std::size_t& started);
@@ -280,7 +284,11 @@ class Driver {
   void close_outputs();
 
   void run();
+  void run_stream();
   Time recover();
+  Time run_again(const CheckpointDirectory& recorded);
+  bool is_lost_state(const std::exception_ptr& error) const;
+  Time restore();
   Time run_missed(Time last);
   Time time_after(Time last) const;
   void run_replay();
@@ -327,6 +335,8 @@ class Driver {
   bool whole_base_ = false;
   /// Nobody knows what of the state has changed since the last checkpoint.
   bool all_changed_ = false;
+  /// How often state has been restored since the last batch was complete.
+  unsigned restores_ = 0;
   std::vector<OwedOutput> owed_;
   Time owed_not_before_{};
   /// How far before a checkpoint inputs are read again.

@@ -83,8 +83,11 @@ class Input {
   /// The RDD of a choice, perhaps empty; an empty choice is one of nothing. `told` may get what could not be read
   /// again.
   virtual NodePtr rdd(Engine& engine, const OperatorInfoPtr& info, std::string_view choice, InputInfo& told) = 0;
-  /// Batch `time` is complete: what it held may go.
+  /// Batch `time` is complete: what it held may go. Until then `rdd` may be asked for it again.
   virtual void completed(Time) {}
+  /// Batches since the last checkpoint are run again, because executors have lost state: `rdd` is called with their
+  /// choices. These are the receiver's blocks that they name.
+  virtual void restore(std::map<std::uint64_t, RecordedBlock>) {}  // NOLINT(performance-unnecessary-value-param)
 
   /// Where it stands after the last choice, for a checkpoint; `load` takes it up before start(), and `redo` steps over
   /// a choice that was made after it.

@@ -91,7 +91,7 @@ std::string ReceiverInput::choose(Engine& engine, Time time, InputInfo& told) {
       held_.push_back({time, block.origin, 0});
     }
     held_.back().bytes += block.bytes;
-    at_hand_.emplace(block.number, std::move(block));
+    at_hand_.emplace(block.number, AtHand{time, std::move(block)});
   }
   told.blocks += chosen_.size();
   const std::int64_t lost = engine.accumulated(lost_counter_);
@@ -123,13 +123,13 @@ NodePtr ReceiverInput::rdd(Engine&, const OperatorInfoPtr& info, std::string_vie
     for (const std::uint64_t number : decode<std::vector<std::uint64_t>>(in)) {
       const auto here = at_hand_.find(number);
       if (here != at_hand_.end()) {
-        if (here->second.lease != nullptr) {
+        const ReceivedBlock& block = here->second.block;
+        if (block.lease != nullptr) {
           add_sources();
-          nodes.push_back(block_node(info, here->second));
+          nodes.push_back(block_node(info, block));
         } else {
-          sources.push_back(std::move(here->second.source));
+          sources.push_back(block.source);
         }
-        at_hand_.erase(here);
         continue;
       }
       const auto earlier = earlier_.blocks.find(number);
@@ -150,6 +150,7 @@ void ReceiverInput::completed(Time time) {
     run_->release(held_.front().origin, held_.front().bytes);
     held_.pop_front();
   }
+  std::erase_if(at_hand_, [time](const auto& each) { return each.second.batch <= time; });
 }
 
 bool ReceiverInput::pending() {

@@ -40,6 +40,7 @@ class ReceiverInput : public Input {
   std::vector<std::uint64_t> chosen_blocks() override { return chosen_; }
   NodePtr rdd(Engine& engine, const OperatorInfoPtr& info, std::string_view choice, InputInfo& told) override;
   void completed(Time time) override;
+  void restore(std::map<std::uint64_t, RecordedBlock> blocks) override { earlier_.blocks = std::move(blocks); }
   bool pending() override;
   bool ended() override;
   std::size_t receivers() const override { return 1; }
@@ -53,6 +54,7 @@ class ReceiverInput : public Input {
   const std::shared_ptr<ReceiverBudget> budget_;
   const ReceiverInputOptions options_;
   bool is_recorded_ = false;
+  /// `blocks`: those that batches name that are run again.
   InputStart earlier_;
   /// Accumulator: blocks of this run that no executor had any more.
   std::uint64_t lost_counter_ = 0;
@@ -60,8 +62,12 @@ class ReceiverInput : public Input {
   std::unique_ptr<ReceivedBlocks> blocks_;
   std::unique_ptr<ReceiverRun> run_;
   std::vector<std::uint64_t> chosen_;
-  /// Blocks of this run that a batch has chosen, until its RDD is made.
-  std::map<std::uint64_t, ReceivedBlock> at_hand_;
+  /// Blocks of this run that a batch has chosen, until it is complete.
+  struct AtHand {
+    Time batch;
+    ReceivedBlock block;
+  };
+  std::map<std::uint64_t, AtHand> at_hand_;
   struct Held {
     Time batch;
     std::uint64_t origin;

@@ -12,6 +12,9 @@
 namespace sluice::detail {
 namespace {
 
+// How often state is loaded when executors end under it.
+constexpr int load_tries = 10;
+
 [[noreturn]] void fail(Code code, const OperatorInfo& info, std::string why) {
   throw Error(code, {.why = std::move(why), .operation = info.name, .where = info.where});
 }
@@ -77,10 +80,7 @@ void Driver::set_identities() {
 
 // ---- At start()
 
-void Driver::open_directory() {
-  whole_base_ = false;
-  owed_.clear();
-  last_batch_ = resumed_after_ = Time{};
+CheckpointDirectoryOptions Driver::directory_options(bool read_only) const {
   CheckpointDirectoryOptions options;
   options.path = options_.checkpoint;
   options.app = options_.app;
@@ -89,9 +89,17 @@ void Driver::open_directory() {
   options.interval = options_.interval;
   options.wal = options_.wal;
   options.keep_batches = options_.keep_batches;
-  options.read_only = options_.dry_run || options_.replay.has_value();
+  options.read_only = read_only;
+  return options;
+}
+
+void Driver::open_directory() {
+  whole_base_ = false;
+  owed_.clear();
+  last_batch_ = resumed_after_ = Time{};
   engine_->runner().track_state();
-  directory_ = std::make_unique<CheckpointDirectory>(engine_->runtime(), std::move(options));
+  directory_ = std::make_unique<CheckpointDirectory>(
+      engine_->runtime(), directory_options(options_.dry_run || options_.replay.has_value()));
   const JournalContent& journal = directory_->journal_content();
   if (!journal.empty) zero_ = journal.zero;
   if (options_.replay.has_value()) {
@@ -106,7 +114,7 @@ void Driver::open_directory() {
     std::fflush(stdout);
     return;
   }
-  load_state();
+  load_state(*directory_);
   if (!directory_->manifest().has_value()) open_large_states(nullptr);
   find_states_elsewhere();
   for (const std::string& damage : directory_->damage()) {
@@ -316,7 +324,31 @@ void Driver::close_large_states() {
   }
 }
 
-void Driver::load_state() {
+// Executors have ended that had state which nobody else has: with what is recorded it can be had again.
+bool Driver::is_lost_state(const std::exception_ptr& error) const {
+  if (!records() || !engine_->runner().has_state_elsewhere()) return false;
+  try {
+    std::rethrow_exception(error);
+  } catch (const Error& known) {
+    return known.code() == Code::state_lost || known.code() == Code::state_is_gone;
+  } catch (...) {
+    return false;
+  }
+}
+
+// Executors that end meanwhile may take along what they have just been given.
+void Driver::load_state(CheckpointDirectory& from) {
+  for (int tries = 1;; ++tries) {
+    try {
+      return try_to_load_state(from);
+    } catch (const Error& error) {
+      if (tries == load_tries || !is_lost_state(std::current_exception())) throw;
+      std::fprintf(stderr, "sluice: state is loaded again: %s\n", error.what());
+    }
+  }
+}
+
+void Driver::try_to_load_state(CheckpointDirectory& from) {
   std::vector<StreamNodePtr> with_state;
   std::map<std::string, StreamNodePtr> kept;
   for (const StreamNodePtr& stream : streams_) {
@@ -324,8 +356,8 @@ void Driver::load_state() {
     if (!stream->kept_as.empty()) kept.emplace(stream->kept_as, stream);
   }
   StateStore& states = engine_->states();
-  while (directory_->manifest().has_value()) {
-    const Manifest manifest = *directory_->manifest();
+  while (from.manifest().has_value()) {
+    const Manifest manifest = *from.manifest();
     whole_base_ = false;
     std::map<std::string, StreamNodePtr> by_name;
     for (const CheckpointOperator& saved : manifest.operators) {
@@ -350,15 +382,15 @@ void Driver::load_state() {
         states.put(stream->state->operation, p, engine_->runner().make_state(stream->state->maker, p));
       }
     }
-    const auto load = [&](const CheckpointOperator& from, StateBlock&& block) {
+    const auto load = [&](const CheckpointOperator& saved, StateBlock&& block) {
       kill_point("recovery.mid_state");
-      if (from.schema.kind == kept_kind) return load_kept(kept, from, std::move(block));
-      const auto to = by_name.find(from.name);
+      if (saved.schema.kind == kept_kind) return load_kept(kept, manifest, saved, std::move(block));
+      const auto to = by_name.find(saved.name);
       if (to == by_name.end()) return;
       const StateBinding& state = *to->second->state;
-      for (std::size_t p = 0; p < state.partitions; ++p) states.find(state.operation, p)->load(block, from.schema);
+      for (std::size_t p = 0; p < state.partitions; ++p) states.find(state.operation, p)->load(block, saved.schema);
     };
-    const bool whole = directory_->read_state([&] { open_large_states(&manifest); }, load);
+    const bool whole = from.read_state([&] { open_large_states(&manifest); }, load);
     if (!whole) continue;  // with an older checkpoint
     for (const StreamNodePtr& stream : with_state) {
       for (std::size_t p = 0; p < stream->state->partitions; ++p) {
@@ -380,13 +412,13 @@ void Driver::load_state() {
 }
 
 // A partition of a past RDD. All of an RDD's partitions come one after the other.
-void Driver::load_kept(const std::map<std::string, StreamNodePtr>& kept, const CheckpointOperator& from,
-                       StateBlock&& block) {
+void Driver::load_kept(const std::map<std::string, StreamNodePtr>& kept, const Manifest& manifest,
+                       const CheckpointOperator& from, StateBlock&& block) {
   const auto to = kept.find(from.name);
   if (to == kept.end()) return;
   StreamNode& stream = *to->second;
   const Time time{Duration(block.batch)};
-  if (time <= directory_->manifest()->time - stream.keep) return;
+  if (time <= manifest.time - stream.keep) return;
   if (from.schema.value != stream.type->schema()) {
     fail(Code::state_does_not_fit, *stream.info,
          "the checkpoint has records of " + from.schema.value + ", the program of " + stream.type->schema());
@@ -493,8 +525,13 @@ void Driver::start_inputs(std::size_t& started) {
 
 Time Driver::recover() {
   if (directory_ == nullptr || directory_->is_new()) return zero_;
-  const JournalContent& journal = directory_->journal_content();
-  const Time saved = directory_->manifest()->time;
+  return run_again(*directory_);
+}
+
+// What has been recorded since the checkpoint.
+Time Driver::run_again(const CheckpointDirectory& recorded) {
+  const JournalContent& journal = recorded.journal_content();
+  const Time saved = recorded.manifest()->time;
   kill_point("recovery.start");
   // Inputs that windows reach back into are read again as far back.
   for (InputSlot& slot : inputs_) {
@@ -518,6 +555,30 @@ Time Driver::recover() {
   }
   kill_point("recovery.end");
   return last;
+}
+
+// What a restart does, but that this process is not to blame and has its inputs still: receivers go on meanwhile.
+Time Driver::restore() {
+  kill_point("restore.begin");
+  if (saving_ != nullptr) {
+    directory_->checkpointer().abandon();
+    saving_ = nullptr;
+  }
+  directory_->checkpointer().wait_idle();
+  directory_->wait_durable();
+  for (const StreamNodePtr& stream : streams_) stream->forget_before(Time::max());
+  CheckpointDirectory recorded(engine_->runtime(), directory_options(true));
+  const JournalContent& journal = recorded.journal_content();
+  load_state(recorded);
+  whole_base_ = all_changed_ = true;
+  for (InputSlot& slot : inputs_) {
+    const auto blocks = journal.blocks.find(slot.identity);
+    if (blocks != journal.blocks.end()) slot.input->restore(blocks->second);
+  }
+  const auto again = std::distance(journal.batches.upper_bound(recorded.manifest()->time), journal.batches.end());
+  std::fprintf(stderr, "sluice: state is taken from the checkpoint of batch %lld ms, and %lld batches run again\n",
+               to_milliseconds(recorded.manifest()->time), static_cast<long long>(again));
+  return run_again(recorded);
 }
 
 // Intervals that passed while no driver ran. Returns the last time that needs no batch any more.
