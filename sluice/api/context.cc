@@ -84,7 +84,8 @@ Context::Context(const ContextOptions& options) {
   const bool copies_blocks = keeps_copies("block-copies", options.block_copies);
   const std::string listen = settings.text("listen", options.listen, "127.0.0.1:7077");
   const std::string certs = settings.text("certs", options.certs, "");
-  if (master.are_started_elsewhere && certs.empty()) {
+  const bool is_simulated = &runtime != &system_runtime();
+  if (master.are_started_elsewhere && certs.empty() && !is_simulated) {
     throw Error(Code::bad_setting,
                 {.why = "--sluice.certs: cluster[E] needs a directory that `sluice certs` has made"});
   }
@@ -115,8 +116,10 @@ Context::Context(const ContextOptions& options) {
       // Processes live in the real world alone.
       std::unique_ptr<detail::ClusterManager> manager;
       if (master.are_started_elsewhere) {
-        manager = detail::make_started_elsewhere(detail::secured_network(runtime, certs), Address{listen});
-      } else if (&runtime == &system_runtime()) {
+        manager = detail::make_started_elsewhere(
+            is_simulated ? detail::simulated_network(runtime) : detail::secured_network(runtime, certs),
+            Address{listen});
+      } else if (!is_simulated) {
         manager = detail::make_local_processes(runtime);
       } else {
         manager = std::make_unique<detail::ThreadExecutors>(runtime);

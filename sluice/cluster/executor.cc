@@ -72,12 +72,13 @@ struct Executor::Task {
   std::map<BlockId, std::string> fetched_blocks;
 };
 
-Executor::Executor(Runtime& runtime, Transport& transport, ExecutorOptions options)
+Executor::Executor(Runtime& runtime, Transport& transport, ExecutorOptions options, std::shared_ptr<StateKeeper> states)
     : runtime_(runtime),
       transport_(transport),
       options_(std::move(options)),
       blocks_(runtime, {options_.memory_bytes / 2, options_.spill_directory}),
       shuffles_(runtime, {options_.memory_bytes / 2, options_.spill_directory, options_.compression}),
+      states_(states != nullptr ? std::move(states) : std::make_shared<StateKeeper>()),
       changed_(runtime.condition()),
       peers_(runtime, transport, options_.token,
              [this](ExecutorId from, std::string_view message) { return answer(from, message); }),
@@ -110,6 +111,8 @@ bool Executor::leave() {
   return true;
 }
 
+std::shared_ptr<StateKeeper> Executor::keep_state() { return states_->keep_aside() ? states_ : nullptr; }
+
 bool Executor::run() {
   register_with_driver(peers_.listen(Address{options_.listen}).text);
   peers_.start(id_);
@@ -137,11 +140,15 @@ void Executor::register_with_driver(const std::string& address) {
   hello.cores = options_.cores;
   hello.pid = process_id();
   const Welcome welcome = say_hello(runtime_, *channel, std::move(hello));
+  if (!welcome.application.empty()) {  // it has begun already
+    states_->begin(welcome.application, welcome.epoch);
+    states_->drop_aside();
+  }
   id_ = welcome.id;
   heartbeat_ = welcome.heartbeat;
   heard_ = runtime_.clock().now();
   hash_seed_ = welcome.hash_seed;
-  states_.set_hash_seed(hash_seed_);
+  states_->set_hash_seed(hash_seed_);
   check_views_ = welcome.check_views;
   if (check_views_) Arena::set_poison_released(true);
   const std::lock_guard lock(mutex_);
@@ -213,7 +220,7 @@ void Executor::handle(std::string_view message) {
       const auto forget = decode_message<Forget>(message);
       for (const std::uint64_t shuffle : forget.shuffles) shuffles_.close(shuffle);
       for (const auto& [first, last] : forget.block_owners) blocks_.remove_owners(first, last);
-      return states_.forget(forget.states);
+      return states_->forget(forget.states);
     }
     case Shared::kind: {
       auto shared = decode_message<Shared>(message);
@@ -243,9 +250,12 @@ std::string Executor::load_shared_value(std::uint64_t id) {
 }
 
 void Executor::handle_state(const StateRequest& request) {
+  if (request.what == StateRequest::What::resume) {
+    states_->begin(request.maker, static_cast<std::uint64_t>(request.number));
+  }
   const bool copies_block = request.what == StateRequest::What::copy_block;
   if (!copies_block && request.what != StateRequest::What::copy) {
-    return tell_driver(encode_message(states_.handle(request)));
+    return tell_driver(encode_message(states_->handle(request)));
   }
   const auto reply = [this, number = request.request](std::string error) {
     StateReply message;
@@ -269,7 +279,7 @@ void Executor::handle_state(const StateRequest& request) {
   }
   StateChanges changes;
   try {
-    changes = states_.whole(request);
+    changes = states_->whole(request);
   } catch (const Error& error) {
     return reply(error.what());
   }
@@ -311,7 +321,7 @@ void Executor::prepare(const TaskPtr& task) {
       const auto* write = std::get_if<WriteShuffle>(&output.what);
       if (write != nullptr) shuffles_.open(write->shuffle, maps.at(write->shuffle), write->kernel);
     }
-    if (!states_.prepare(task->program, message.must_exist)) return report_lost(task, id_);
+    if (!states_->prepare(task->program, message.must_exist)) return report_lost(task, id_);
     ask_for_buckets(task);
   } catch (...) {
     return report(task, failure());
@@ -438,7 +448,7 @@ void Executor::execute(const TaskPtr& task) {
     id.attempt = message.attempt;
     id.batch = message.batch;
     const std::map<BlockId, RestedPtr> blocks = fetched_blocks(*task);
-    TaskEnvironment environment{runtime_,   blocks_,      shuffles_, states_.store(),
+    TaskEnvironment environment{runtime_,   blocks_,      shuffles_, states_->store(),
                                 hash_seed_, check_views_, &buckets,  &blocks};
     const TaskOutcome outcome = attempt_task(task->program, id, environment, &task->cancelled);
     if (outcome.error != nullptr) {
@@ -491,7 +501,7 @@ void Executor::send_copies(const TaskPtr& task, TaskDone&& done) {
   kill_point("executor.before_copy");
   const RunTask& message = task->message;
   if (message.copy_at != 0) {
-    for (const StateChanges& changes : states_.changes_of(task->program, message.must_exist)) {
+    for (const StateChanges& changes : states_->changes_of(task->program, message.must_exist)) {
       send(message.copy_at, changes);
     }
   }
@@ -557,7 +567,7 @@ std::string Executor::answer(ExecutorId from, std::string_view message) {
       Decoder records(block.records);
       blocks_.put(block.block, RestedRecords::decode_from(records, *decode_type(type)), static_cast<Keep>(block.level));
     } else {
-      states_.take(decode_message<StateChanges>(message), [&] { return peers_.has(from); });
+      states_->take(decode_message<StateChanges>(message), [&] { return peers_.has(from); });
     }
   } catch (const Error& error) {
     taken.error = error.what();

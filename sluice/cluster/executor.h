@@ -54,8 +54,9 @@ struct ExecutorOptions {
 /// See the head of this file. Threads: `close` from anywhere, the rest from one.
 class Executor {
  public:
-  /// `transport` outlives it.
-  Executor(Runtime& runtime, Transport& transport, ExecutorOptions options);
+  /// `transport` outlives it. `states`: what an executor before it in this process has kept; null: nothing.
+  Executor(Runtime& runtime, Transport& transport, ExecutorOptions options,
+           std::shared_ptr<StateKeeper> states = nullptr);
   ~Executor();
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
@@ -63,6 +64,9 @@ class Executor {
   /// Registers with the driver and works until that shuts it down (true) or the connection ends. Called once.
   /// Errors: SLU-402 the driver cannot be reached; SLU-413 it refuses this executor, and why.
   bool run();
+  /// For the next one, when `run` has returned false or thrown: state that waits for the next driver. Null: there is
+  /// none.
+  std::shared_ptr<StateKeeper> keep_state();
   /// Ends `run` at once, as if the process had been killed.
   void close();
   /// Asks the driver to let it go. It works on until all that it has lies elsewhere; then `run` returns true. False
@@ -113,7 +117,7 @@ class Executor {
   std::atomic<Time> heard_{Time{}};
   BlockStore blocks_;
   ShuffleStore shuffles_;
-  StateKeeper states_;
+  const std::shared_ptr<StateKeeper> states_;
   std::unique_ptr<Channel> driver_;
   ExecutorId id_ = 0;
   std::uint64_t hash_seed_ = 0;

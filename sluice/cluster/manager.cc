@@ -202,7 +202,8 @@ void run_executor_if_child(int argc, char** argv) {
 void run_started_executor(const ClusterNetwork& network, ExecutorOptions options, Duration grace) {
   Runtime& runtime = system_runtime();
   options.token = network.token;
-  const Time until = runtime.clock().now() + grace;
+  Time until = runtime.clock().now() + grace;
+  std::shared_ptr<StateKeeper> states;
   std::mutex mutex;
   const auto never = runtime.condition();
   Executor* current = nullptr;
@@ -221,14 +222,20 @@ void run_started_executor(const ClusterNetwork& network, ExecutorOptions options
   for (Duration pause = pause_min;; pause = std::min(2 * pause, reconnect_pause_max)) {
     std::string why;
     try {
-      Executor executor(runtime, *network.transport, options);
+      Executor executor(runtime, *network.transport, options, states);
       set_shared_value_loader([&executor](std::uint64_t id) { return executor.load_shared_value(id); });
       set_current(&executor);
       const bool is_shut_down = executor.run();
       if (set_current(nullptr) || is_shut_down) std::_Exit(0);
-      std::fprintf(stderr, "sluice: executor: the driver is lost; waiting for the next one\n");
+      states = executor.keep_state();
+      std::fprintf(stderr, "sluice: executor: the driver is lost; waiting for the next one%s\n",
+                   states != nullptr ? " with the state of this one" : "");
       std::fflush(stdout);
-      restart_process();
+      if (states == nullptr) restart_process();
+      forget_shared_values();
+      until = runtime.clock().now() + grace;
+      pause = pause_min;
+      continue;
     } catch (const Error& error) {
       why = error.details().why;
       set_current(nullptr);
@@ -245,12 +252,17 @@ void run_started_executor(const ClusterNetwork& network, ExecutorOptions options
   }
 }
 
-ThreadExecutors::ThreadExecutors(Runtime& runtime) : runtime_(runtime), network_(plain_network(runtime)) {}
+ThreadExecutors::ThreadExecutors(Runtime& runtime)
+    : runtime_(runtime), network_(plain_network(runtime)), are_outside_(false), stopped_(runtime.condition()) {}
+
+ThreadExecutors::ThreadExecutors(Runtime& runtime, ClusterNetwork network)
+    : runtime_(runtime), network_(std::move(network)), are_outside_(true), stopped_(runtime.condition()) {}
 
 ThreadExecutors::~ThreadExecutors() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
+    stopped_->notify_all();
     for (const Place& place : places_) {
       if (place.executor != nullptr) place.executor->close();
     }
@@ -272,24 +284,35 @@ void ThreadExecutors::run_executors(const ExecutorOptions& each, std::size_t cou
 void ThreadExecutors::run(std::size_t number, const ExecutorOptions& options) {
   ExecutorOptions own = options;
   own.listen = Address::tcp("127.0.0.1", 0).text;
+  std::shared_ptr<StateKeeper> states;
   for (;;) {
-    auto executor = std::make_shared<Executor>(runtime_, *network_.transport, own);
+    auto executor = std::make_shared<Executor>(runtime_, *network_.transport, own, states);
+    std::shared_ptr<Executor> before;  // ends without the lock
     {
-      const std::lock_guard lock(mutex_);
+      std::unique_lock lock(mutex_);
       if (stopping_) return;
       if (running_ > wanted_) {
         --running_;
         return;
       }
-      places_[number].executor = executor;
+      const Time until = places_[number].away_until;
+      while (!stopping_ && runtime_.clock().now() < until) stopped_->wait_until(lock, until);
+      if (stopping_) return;
+      before = std::exchange(places_[number].executor, executor);
     }
+    before = nullptr;
     try {
       const bool is_shut_down = executor->run();
+      states = is_shut_down ? nullptr : executor->keep_state();
       const std::lock_guard lock(mutex_);
-      if (is_shut_down && !std::exchange(places_[number].is_leaving, false)) return;
+      if (is_shut_down && !std::exchange(places_[number].is_leaving, false) && !are_outside_) return;
+      if (std::exchange(places_[number].is_killed, false)) states = nullptr;
     } catch (const Error& error) {
-      const std::lock_guard lock(mutex_);
-      if (!stopping_) std::fprintf(stderr, "sluice: executor: %s\n", error.details().why.c_str());
+      std::unique_lock lock(mutex_);
+      if (stopping_) return;
+      if (std::exchange(places_[number].is_killed, false)) states = nullptr;
+      std::fprintf(stderr, "sluice: executor: %s\n", error.details().why.c_str());
+      stopped_->wait_until(lock, runtime_.clock().now() + pause_min);
     }
   }
 }
@@ -305,9 +328,17 @@ void ThreadExecutors::leave(std::size_t number) {
   executor->leave();
 }
 
+void ThreadExecutors::cut_off(std::size_t number, Duration time) {
+  const std::lock_guard lock(mutex_);
+  places_.at(number).away_until = runtime_.clock().now() + time;
+  if (places_[number].executor != nullptr) places_[number].executor->close();
+}
+
 void ThreadExecutors::kill(std::size_t number) {
   const std::lock_guard lock(mutex_);
-  if (places_.at(number).executor != nullptr) places_[number].executor->close();
+  if (places_.at(number).executor == nullptr) return;
+  places_[number].is_killed = true;
+  places_[number].executor->close();
 }
 
 }  // namespace sluice::detail

@@ -35,6 +35,9 @@ std::unique_ptr<ClusterManager> make_started_elsewhere(ClusterNetwork network, A
 class ThreadExecutors : public ClusterManager {
  public:
   explicit ThreadExecutors(Runtime& runtime);
+  /// Those of a driver somewhere else, which listens where they are told (`each.driver`). They outlive it, and wait for
+  /// the next one with what they have.
+  ThreadExecutors(Runtime& runtime, ClusterNetwork network);
   ~ThreadExecutors() override;
   void run_executors(const ExecutorOptions& each, std::size_t count) override;
   Address driver_address() override { return Address::tcp("127.0.0.1", 0); }
@@ -43,18 +46,25 @@ class ThreadExecutors : public ClusterManager {
   void leave(std::size_t number);
   /// Ends the executor of that number, from 0 on, as if it had been killed. Another takes its place.
   void kill(std::size_t number);
+  /// Its network is cut for so long.
+  void cut_off(std::size_t number, Duration time);
 
  private:
   struct Place {
     std::shared_ptr<Executor> executor;
     bool is_leaving = false;
+    bool is_killed = false;
+    Time away_until{};
     std::unique_ptr<Thread> thread;
   };
   void run(std::size_t number, const ExecutorOptions& options);
 
   Runtime& runtime_;
   const ClusterNetwork network_;
+  /// The driver does not own them.
+  const bool are_outside_;
   std::mutex mutex_;
+  std::unique_ptr<Condition> stopped_;
   bool stopping_ = false;
   std::size_t wanted_ = 0;
   std::size_t running_ = 0;
@@ -66,8 +76,8 @@ void run_executor_if_child(int argc, char** argv);
 
 /// Runs an executor of a driver that is reached over the network, and ends the process with it: status 0 when the
 /// driver has shut it down, 1 when it refuses this process. While the driver cannot be reached it is tried again, for
-/// `grace`; then the status is 3. When the driver is lost the process starts over, so that nothing is left of what it
-/// had; it waits for the next driver then.
+/// `grace`; then the status is 3. When the driver is lost it waits for the next one: with the state that it has, which
+/// a driver of the same application can go on with; where there is none the process starts over.
 [[noreturn]] void run_started_executor(const ClusterNetwork& network, ExecutorOptions options, Duration grace);
 
 }  // namespace sluice::detail

@@ -45,6 +45,12 @@ void Members::stop() {
   for (const auto& channel : channels_) channel->close();
 }
 
+void Members::set_application(const std::string& application, std::uint64_t epoch) {
+  const std::lock_guard lock(mutex_);
+  options_.welcome.application = application;
+  options_.welcome.epoch = epoch;
+}
+
 // ---- They come
 
 void Members::accept() {
@@ -75,7 +81,11 @@ void Members::serve(const std::shared_ptr<Channel>& channel) {
 Members::ExecutorPtr Members::welcome(const std::shared_ptr<Channel>& channel) {
   const std::optional<Hello> hello = hear_hello(runtime_, *channel);
   if (!hello.has_value()) return nullptr;
-  Welcome answer = options_.welcome;
+  Welcome answer;
+  {
+    const std::lock_guard lock(mutex_);
+    answer = options_.welcome;
+  }
   answer.refusal = refusal_of(*hello, options_.token);
   if (answer.refusal.empty() && (hello->cores == 0 || hello->address.empty())) answer.refusal = "it is no executor";
   if (!answer.refusal.empty()) {

@@ -47,6 +47,8 @@ class Members {
   Members(const Members&) = delete;
   Members& operator=(const Members&) = delete;
 
+  /// What those are told that come from now on.
+  void set_application(const std::string& application, std::uint64_t epoch);
   Address address() const { return listener_->address(); }
   /// Those that tasks are given to, in the order in which they came. Not those that leave, unless there are no others.
   std::vector<ExecutorId> ready();
@@ -109,7 +111,7 @@ class Members {
 
   Runtime& runtime_;
   const std::unique_ptr<Listener> listener_;
-  const Options options_;
+  Options options_;
   std::mutex mutex_;
   std::unique_ptr<Condition> changed_;
   bool stopping_ = false;

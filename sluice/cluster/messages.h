@@ -57,6 +57,9 @@ struct Welcome {
   Duration heartbeat{};
   std::uint64_t hash_seed = 0;
   bool check_views = false;
+  /// Of a stream that has begun: see StateRequest::What::resume.
+  std::string application;
+  std::uint64_t epoch = 0;
 };
 
 /// Where the executors are, whenever that changes. Connections to others are given up.
@@ -151,6 +154,13 @@ struct StateRequest {
     demote,
     /// The copy here is not needed any more.
     drop_copy,
+    /// The driver of epoch `number` of the application `maker` begins, or one that has none. The answer has what is
+    /// kept here since the driver before was lost, and its epoch as `number`.
+    resume,
+    /// What is kept becomes the state, or the copy: as of batch `number`.
+    take_up,
+    /// The rest of it goes.
+    forget_kept,
   };
   std::uint64_t request = 0;
   What what = What::make;
@@ -169,6 +179,14 @@ struct StateRequest {
   std::string maker;
 };
 
+/// A partition of state that can be had as of one of two batches, of which the second may be 0.
+struct KeptState {
+  std::uint64_t operation = 0;
+  std::uint32_t partition = 0;
+  std::int64_t batch = 0;
+  std::int64_t waiting_batch = 0;
+};
+
 struct StateReply {
   static constexpr std::uint8_t kind = 9;
   std::uint64_t request = 0;
@@ -177,6 +195,7 @@ struct StateReply {
   bool more = false;
   std::int64_t number = 0;
   std::vector<StateBlock> blocks;
+  std::vector<KeptState> kept;
 };
 
 /// A task uses a broadcast value that the executor does not have.

@@ -12,6 +12,10 @@ ClusterNetwork plain_network(Runtime& runtime) {
   return {{std::shared_ptr<void>(), &runtime.transport()}, token.take()};
 }
 
+ClusterNetwork simulated_network(Runtime& runtime) {
+  return {{std::shared_ptr<void>(), &runtime.transport()}, "simulated"};
+}
+
 ClusterNetwork secured_network(Runtime& runtime, const std::string& directory) {
   const auto identity = load_tls_identity(runtime, TlsFiles::in(directory));
   return {make_tls_transport(runtime, runtime.transport(), identity),

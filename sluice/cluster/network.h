@@ -17,6 +17,8 @@ struct ClusterNetwork {
 
 /// Streams of `runtime` as they are, with a token that nobody has yet: for processes of one host.
 ClusterNetwork plain_network(Runtime& runtime);
+/// The same for a simulation, whose processes all know the token.
+ClusterNetwork simulated_network(Runtime& runtime);
 /// TLS between members, by what lies in a directory that `sluice certs` has made: for several hosts. `runtime` must
 /// outlive it. Errors: SLU-411, SLU-415.
 ClusterNetwork secured_network(Runtime& runtime, const std::string& directory);

@@ -109,6 +109,13 @@ ClusterScheduler::ClusterScheduler(Engine& engine, std::unique_ptr<ClusterManage
 ClusterScheduler::~ClusterScheduler() { members_->stop(); }
 
 void ClusterScheduler::reserve_cores(long cores) {
+  if (cores <= 0) {
+    const std::lock_guard lock(mutex_);
+    reserved_cores_ = static_cast<std::size_t>(static_cast<long>(reserved_cores_) + cores);
+    return;
+  }
+  // How many they have they say themselves, and one may just be on its way back.
+  if (options_.cores == 0) members_->wait_for(wanted_, options_.start_time_max);
   const std::lock_guard lock(mutex_);
   const long total = static_cast<long>(options_.cores > 0 ? wanted_ * options_.cores : members_->cores());
   const long reserved = static_cast<long>(reserved_cores_) + cores;
@@ -551,6 +558,37 @@ std::shared_ptr<StatePartition> ClusterScheduler::make_state(const Shipped<State
     const std::lock_guard lock(mutex_);
     forget_.states.emplace_back(operation, static_cast<std::uint32_t>(partition));
   });
+}
+
+bool ClusterScheduler::take_up_state(const std::string& application, std::uint64_t epoch, const WantedStates& wanted) {
+  members_->set_application(application, epoch);
+  // Those that come later are told so with their welcome, and have nothing that is waited for.
+  std::map<ExecutorId, std::vector<KeptState>> kept;
+  const auto ask_all = [&](StateRequest::What what) {
+    for (const ExecutorId executor : members_->ready()) {
+      StateRequest request;
+      request.what = what;
+      request.maker = application;
+      request.number = static_cast<std::int64_t>(epoch);
+      try {
+        StateReply has = members_->call(executor, std::move(request));
+        // One that has not heard of the last driver has what may have become something else since.
+        const bool is_of_last = static_cast<std::uint64_t>(has.number) == wanted.epoch;
+        if (is_of_last && !has.kept.empty()) kept[executor] = std::move(has.kept);
+      } catch (const Error& error) {
+        std::fprintf(stderr, "sluice: what executors have kept: %s\n", error.details().why.c_str());
+      }
+    }
+  };
+  ask_all(StateRequest::What::resume);
+  const bool are_taken_up = !wanted.states.empty() && !kept.empty() && slots_->take_up(wanted, kept);
+  ask_all(StateRequest::What::forget_kept);
+  if (are_taken_up) return true;
+  const std::lock_guard lock(mutex_);
+  for (const WantedState& one : wanted.states) {
+    for (std::uint32_t p = 0; p < one.partitions; ++p) forget_.states.emplace_back(one.maker->operation(), p);
+  }
+  return false;
 }
 
 void ClusterScheduler::completed(Time batch, Duration took, Duration interval) {

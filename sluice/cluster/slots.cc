@@ -53,6 +53,77 @@ void Slots::add(const Shipped<StateMaker>& maker, std::size_t partition) {
   slot(partition).states.emplace(maker->operation(), maker);
 }
 
+// Executors that have all of the partition's state as it is wanted.
+std::vector<ExecutorId> Slots::who_has(const std::vector<TaskRunner::WantedState>& wanted, std::size_t partition,
+                                       const std::map<ExecutorId, std::vector<KeptState>>& kept) {
+  std::vector<ExecutorId> ids;
+  for (const auto& [id, states] : kept) {
+    const bool has_all = std::all_of(wanted.begin(), wanted.end(), [&, &has = states](const auto& one) {
+      return partition >= one.partitions || std::any_of(has.begin(), has.end(), [&](const KeptState& state) {
+               // As of the later batch, unless that is not complete.
+               const bool is_settled = state.waiting_batch != 0 && state.waiting_batch <= one.version;
+               return state.operation == one.maker->operation() && state.partition == partition &&
+                      (is_settled ? state.waiting_batch : state.batch) == one.version;
+             });
+    });
+    if (has_all) ids.push_back(id);
+  }
+  return ids;
+}
+
+bool Slots::take_up(const TaskRunner::WantedStates& wanted, const std::map<ExecutorId, std::vector<KeptState>>& kept) {
+  std::size_t partitions = 0;
+  for (const TaskRunner::WantedState& one : wanted.states) partitions = std::max(partitions, one.partitions);
+  std::vector<Slot> slots(partitions);
+  std::map<ExecutorId, std::size_t> owned;
+  std::map<ExecutorId, std::size_t> copied;
+  Requests requests;
+  for (std::size_t p = 0; p < partitions; ++p) {
+    std::vector<ExecutorId> ids = who_has(wanted.states, p, kept);
+    if (ids.empty()) return false;
+    Slot& at = slots[p];
+    const auto fewest = [](const std::vector<ExecutorId>& of, std::map<ExecutorId, std::size_t>& counts) {
+      return *std::min_element(of.begin(), of.end(), [&](ExecutorId a, ExecutorId b) { return counts[a] < counts[b]; });
+    };
+    at.owner = fewest(ids, owned);
+    ++owned[at.owner];
+    ids = for_copies(ids, at.owner);
+    if (copies_ && !ids.empty()) {
+      at.copy = fewest(ids, copied);
+      ++copied[at.copy];
+    }
+    for (const TaskRunner::WantedState& one : wanted.states) {
+      if (p >= one.partitions) continue;
+      at.states.emplace(one.maker->operation(), one.maker);
+      StateRequest request;
+      request.what = StateRequest::What::take_up;
+      request.operation = one.maker->operation();
+      request.partition = static_cast<std::uint32_t>(p);
+      request.number = one.version;
+      requests.emplace_back(at.owner, request);
+      request.of_copy = true;
+      if (at.copy != 0) requests.emplace_back(at.copy, std::move(request));
+    }
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    slots_ = std::move(slots);
+    completed_ = wanted.batch.time_since_epoch().count();
+    moved_ = true;
+    settled_for_.clear();
+  }
+  try {
+    for (auto& [executor, request] : requests) members_.call(executor, std::move(request));
+  } catch (const Error& error) {
+    std::fprintf(stderr, "sluice: state that executors have kept cannot be gone on with: %s\n",
+                 error.details().why.c_str());
+    const std::lock_guard lock(mutex_);
+    for (Slot& at : slots_) at = {};
+    return false;
+  }
+  return true;
+}
+
 bool Slots::remove(std::uint64_t operation, std::size_t partition) {
   const std::lock_guard lock(mutex_);
   Slot& at = slot(partition);

@@ -24,6 +24,7 @@
 #include "sluice/cluster/messages.h"
 #include "sluice/core/closure.h"
 #include "sluice/core/state.h"
+#include "sluice/core/task_runner.h"
 
 namespace sluice::detail {
 
@@ -47,6 +48,8 @@ class Slots {
   Place place(std::size_t partition, std::uint64_t operation = 0);
   /// The operation has state in the partition's slot, from now on.
   void add(const Shipped<StateMaker>& maker, std::size_t partition);
+  /// See TaskRunner::take_up_state. Called before there is any state.
+  bool take_up(const TaskRunner::WantedStates& wanted, const std::map<ExecutorId, std::vector<KeptState>>& kept);
   /// Its state is not needed any more. True when it had one.
   bool remove(std::uint64_t operation, std::size_t partition);
 
@@ -85,6 +88,8 @@ class Slots {
   std::vector<Slot>::iterator choose_move(const std::vector<ExecutorId>& ids, const std::vector<ExecutorId>& leaving);
   bool make_copy();
   bool move_one();
+  static std::vector<ExecutorId> who_has(const std::vector<TaskRunner::WantedState>& wanted, std::size_t partition,
+                                         const std::map<ExecutorId, std::vector<KeptState>>& kept);
 
   Members& members_;
   const bool copies_;

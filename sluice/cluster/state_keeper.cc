@@ -1,6 +1,7 @@
 #include "sluice/cluster/state_keeper.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "sluice/runtime/errors.h"
 
@@ -124,6 +125,15 @@ StateReply StateKeeper::handle(const StateRequest& request) {
 void StateKeeper::answer(const StateRequest& request, StateReply& reply) {
   using What = StateRequest::What;
   const Key key{request.operation, request.partition};
+  if (request.what == What::resume) {
+    reply.number = static_cast<std::int64_t>(aside_epoch_);
+    for (const auto& [at, kept] : aside_) {
+      reply.kept.push_back({at.first, at.second, kept.copy->last_batch(), kept.waiting_batch});
+    }
+    return;
+  }
+  if (request.what == What::forget_kept) return aside_.clear();
+  if (request.what == What::take_up) return take_up(key, request);
   if (request.what == What::make) {
     auto made = make(request.maker, request.partition);
     Kept& kept = kept_[key] = {};
@@ -192,6 +202,62 @@ void StateKeeper::answer(const StateRequest& request, StateReply& reply) {
       break;
     default: throw Error(Code::corrupt_data, {.why = "an unknown request about state"});
   }
+}
+
+void StateKeeper::take_up(const Key& key, const StateRequest& request) {
+  const auto found = aside_.find(key);
+  if (found == aside_.end()) throw missing("this state has not been kept");
+  Kept kept = std::move(found->second);
+  aside_.erase(found);
+  const auto state = std::exchange(kept.copy, nullptr);
+  if (kept.waiting_batch <= request.number) settle(kept, *state, request.number);
+  if (state->last_batch() != request.number) throw missing("this state has been kept as of another batch");
+  drop_frozen(kept, *state);
+  // What it has to tell of from now on is what comes now.
+  state->freeze();
+  drop_frozen(kept, *state);
+  Kept& now = kept_[key] = {};
+  if (request.of_copy) {
+    now.copy = state;
+  } else {
+    states_.put(key.first, key.second, state);
+  }
+}
+
+void StateKeeper::begin(const std::string& application, std::uint64_t epoch) {
+  const std::lock_guard lock(mutex_);
+  if (application == application_ && epoch < epoch_) {
+    throw Error(Code::network_failed, {.why = "the driver is of epoch " + std::to_string(epoch) +
+                                              ", and that of epoch " + std::to_string(epoch_) + " has taken over"});
+  }
+  if (application != application_) aside_.clear();
+  application_ = application;
+  epoch_ = epoch;
+}
+
+bool StateKeeper::keep_aside() {
+  const std::lock_guard lock(mutex_);
+  // Of an application that nobody can go on with nothing is kept.
+  if (application_.empty()) {
+    kept_.clear();
+    states_.clear();
+    return false;
+  }
+  for (auto& [key, state] : states_.take_all()) {
+    kept_[{key.first, static_cast<std::uint32_t>(key.second)}].copy = std::move(state);
+  }
+  std::erase_if(kept_, [](const auto& each) { return each.second.copy == nullptr; });
+  // Nothing: the driver was lost before it could go on with what was kept.
+  if (!kept_.empty()) {
+    aside_ = std::exchange(kept_, {});
+    aside_epoch_ = epoch_;
+  }
+  return !aside_.empty();
+}
+
+void StateKeeper::drop_aside() {
+  const std::lock_guard lock(mutex_);
+  aside_.clear();
 }
 
 StateChanges StateKeeper::whole(const StateRequest& request) {

@@ -6,6 +6,8 @@
 //      batch gives what it gave; when a later one comes they are taken in.
 //  K2. What a batch has changed of a state is asked for (`changes_of`) before the batch is reported, and only where a
 //      copy is kept: then checkpoints are written by who keeps that.
+//  K3. When the driver is lost, all of it is kept aside. Nothing of it is seen by tasks or other executors until the
+//      next driver says that it goes on with it (`take_up`), or it goes.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -49,6 +52,13 @@ class StateKeeper {
   /// For StateRequest::What::copy: all of a state. Errors: SLU-211.
   StateChanges whole(const StateRequest& request);
   void forget(const std::vector<std::pair<std::uint64_t, std::uint32_t>>& states);
+  /// A driver begins: of that epoch of the application (StateRequest::What::resume). What was kept for another
+  /// application goes. Errors: SLU-402 a newer driver of this application has been heard of.
+  void begin(const std::string& application, std::uint64_t epoch);
+  /// The driver is lost (K3). True when anything is kept.
+  bool keep_aside();
+  /// The driver goes on without what is kept.
+  void drop_aside();
 
  private:
   using Key = std::pair<std::uint64_t, std::uint32_t>;
@@ -69,10 +79,16 @@ class StateKeeper {
   static void settle(Kept& kept, StatePartition& state, std::int64_t batch);
   static void drop_frozen(Kept& kept, StatePartition& state);
   void answer(const StateRequest& request, StateReply& reply);
+  void take_up(const Key& key, const StateRequest& request);
 
   std::mutex mutex_;
   StateStore states_;
   std::map<Key, Kept> kept_;
+  /// What the driver said that was lost (K3); a state is its own copy.
+  std::map<Key, Kept> aside_;
+  std::uint64_t aside_epoch_ = 0;
+  std::string application_;
+  std::uint64_t epoch_ = 0;
   std::uint64_t hash_seed_ = 0;
 };
 

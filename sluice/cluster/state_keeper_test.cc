@@ -208,5 +208,71 @@ TEST_F(StateKeeperTest, AThirdOneGetsAllOfItAndRolesChange) {
   EXPECT_EQ(state(owner).batches, (Batches{10, 20, 30}));
 }
 
+// ---- When the driver is lost (K3)
+
+TEST_F(StateKeeperTest, WhatIsKeptForTheNextDriverIsAsOfTheBatchThatItAsksFor) {
+  StateKeeper owner;
+  StateKeeper copy;
+  owner.begin("app", 1);
+  copy.begin("app", 1);
+  run(owner, copy, 10, true);
+  run(owner, copy, 20);
+  run(owner, copy, 30);  // which the driver has not seen complete, perhaps
+  ASSERT_TRUE(owner.keep_aside());
+  ASSERT_TRUE(copy.keep_aside());
+  EXPECT_EQ(owner.store().find(operation, 0), nullptr) << "no task sees it";
+  owner.begin("app", 2);
+  copy.begin("app", 2);
+  const std::vector<KeptState> kept = ask(copy, What::resume, 2).kept;
+  ASSERT_EQ(kept.size(), 1u);
+  EXPECT_EQ(kept[0].batch, 20);
+  EXPECT_EQ(kept[0].waiting_batch, 30);
+  EXPECT_NE(ask(owner, What::take_up, 20).error, "") << "it cannot go back";
+  EXPECT_EQ(ask(copy, What::take_up, 20).error, "");
+  EXPECT_EQ(state(copy).batches, (Batches{10, 20}));
+  StateKeeper next;
+  StateRequest request;
+  request.operation = operation;
+  request.batch = 20;
+  request.maker = encoded(maker());
+  next.take(copy.whole(request), [] { return true; });
+  run(copy, next, 30);
+  ask(next, What::promote, 30);
+  EXPECT_EQ(state(next).batches, (Batches{10, 20, 30}));
+}
+
+TEST_F(StateKeeperTest, ACopyIsTakenUpAsOfTheLaterBatchAndStaysACopy) {
+  StateKeeper owner;
+  StateKeeper copy;
+  copy.begin("app", 1);
+  run(owner, copy, 10, true);
+  run(owner, copy, 20);
+  copy.keep_aside();
+  copy.begin("app", 2);
+  EXPECT_EQ(ask(copy, What::take_up, 20, true).error, "");
+  run(owner, copy, 30);
+  ask(copy, What::promote, 30);
+  EXPECT_EQ(state(copy).batches, (Batches{10, 20, 30}));
+}
+
+TEST_F(StateKeeperTest, NothingIsKeptForAnotherApplicationNorForAnOlderDriver) {
+  StateKeeper owner;
+  StateKeeper copy;
+  run(owner, copy, 10, true);
+  EXPECT_FALSE(owner.keep_aside()) << "no application has begun";
+  copy.begin("app", 4);
+  ASSERT_TRUE(copy.keep_aside());
+  try {
+    copy.begin("app", 3);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::network_failed);
+  }
+  ASSERT_TRUE(copy.keep_aside()) << "still there: that driver is not listened to";
+  copy.begin("another", 1);
+  EXPECT_TRUE(ask(copy, What::resume, 1).kept.empty());
+  EXPECT_NE(ask(copy, What::take_up, 10).error, "");
+}
+
 }  // namespace
 }  // namespace sluice::detail

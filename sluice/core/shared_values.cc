@@ -87,6 +87,12 @@ void set_shared_value_loader(std::function<std::string(std::uint64_t)> loader) {
   all.loader = std::move(loader);
 }
 
+void forget_shared_values() {
+  Shared& all = shared();
+  const std::lock_guard lock(all.mutex);
+  all.values.clear();
+}
+
 void* per_process_object(const void* factory_type, std::string_view captures,
                          const std::function<std::shared_ptr<void>()>& make) {
   Shared& all = shared();

@@ -27,6 +27,9 @@ std::string encode_shared_value(std::uint64_t id);
 /// In an executor: gets the bytes of values that are not in this process. Null: there is nobody to ask.
 void set_shared_value_loader(std::function<std::string(std::uint64_t id)> loader);
 
+/// In an executor: another driver's values follow, under the same numbers. No task runs.
+void forget_shared_values();
+
 /// The object made for these captures of a factory, by `make` if it is the first.
 void* per_process_object(const void* factory_type, std::string_view captures,
                          const std::function<std::shared_ptr<void>()>& make);

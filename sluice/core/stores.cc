@@ -649,6 +649,11 @@ void StateStore::remove(std::uint64_t operation, std::size_t partition) {
   states_.erase({operation, partition});
 }
 
+StateStore::States StateStore::take_all() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(states_, {});
+}
+
 void StateStore::clear() {
   const std::lock_guard lock(mutex_);
   states_.clear();

@@ -264,10 +264,13 @@ class StateStore {
   void remove(std::uint64_t operation);
   void remove(std::uint64_t operation, std::size_t partition);
   void clear();
+  /// By operation and partition. Nothing is left.
+  using States = std::map<std::pair<std::uint64_t, std::size_t>, std::shared_ptr<StatePartition>>;
+  States take_all();
 
  private:
   std::mutex mutex_;
-  std::map<std::pair<std::uint64_t, std::size_t>, std::shared_ptr<StatePartition>> states_;
+  States states_;
   std::atomic<bool> tracks_{false};
 };
 

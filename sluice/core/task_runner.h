@@ -7,6 +7,7 @@
 #include <exception>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "sluice/core/program.h"
@@ -50,6 +51,25 @@ class TaskRunner {
   /// A partition of an operator's state, made anew where its tasks run; for the driver to load and to save. Goes into
   /// the engine's StateStore.
   virtual std::shared_ptr<StatePartition> make_state(const Shipped<StateMaker>& maker, std::size_t partition) = 0;
+  /// An operator's state as it has to be.
+  struct WantedState {
+    Shipped<StateMaker> maker;
+    std::size_t partitions = 0;
+    /// StatePartition::last_batch.
+    std::int64_t version = 0;
+  };
+  /// What a driver wants to go on with.
+  struct WantedStates {
+    /// Of the driver that ran the last batches.
+    std::uint64_t epoch = 0;
+    /// The last one that is complete.
+    Time batch{};
+    std::vector<WantedState> states;
+  };
+  /// A driver of the application begins: the one of that epoch, and executors that know of a newer one leave it. True
+  /// when they have kept all the state wanted, since the driver before was lost; then it is as if it had been made and
+  /// loaded. Else, or when none is wanted, nothing is left of it.
+  virtual bool take_up_state(const std::string& application, std::uint64_t epoch, const WantedStates& wanted) = 0;
   /// From now on state keeps in mind what has changed.
   virtual void track_state() = 0;
   /// All of the batch, and of those before, is done: nothing of it will be asked for again. It took so long, of the

@@ -213,7 +213,11 @@ void Driver::start() {
     try {
       const Time now = engine_->runtime().clock().now();
       zero_ = Time((now.time_since_epoch() / options_.interval) * options_.interval);
-      if (!options_.checkpoint.empty()) open_directory();
+      if (!options_.checkpoint.empty()) {
+        open_directory();
+      } else {
+        engine_->runner().take_up_state({}, 0, {});  // what executors have kept is another application's
+      }
       last_batch_ = std::max(last_batch_, zero_);
       resumed_after_ = std::max(resumed_after_, zero_);
       if (!options_.dry_run && !options_.replay.has_value()) {
@@ -581,6 +585,7 @@ std::vector<OutputInfo> Driver::run_outputs(const Batch& batch, std::exception_p
     const StreamOutput& output = outputs_[id];
     if ((time - zero_) % output.stream->slide != Duration{}) continue;
     if (!output.internal && batch.state_only) continue;
+    if (batch.kept_only && output.stream->kept_as.empty()) continue;
     const bool is_done = batch.recorded != nullptr && batch.recorded->outputs.contains(output.identity);
     if (is_done && !planted_bug("batch-twice")) continue;
     due.push_back({id, nullptr, nullptr, {}});

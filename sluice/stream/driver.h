@@ -243,6 +243,8 @@ class Driver {
     const RecordedBatch* recorded = nullptr;
     /// For the state alone.
     bool state_only = false;
+    /// And only for past RDDs of windows, which checkpoints keep.
+    bool kept_only = false;
     /// Inputs are not asked and give nothing.
     bool empty = false;
   };
@@ -268,12 +270,17 @@ class Driver {
   CheckpointDirectoryOptions directory_options(bool read_only) const;
   void open_directory();
   void bind_inputs();
+  bool take_up_state();
+  std::string application() const;
   void load_state(CheckpointDirectory& from);
   void try_to_load_state(CheckpointDirectory& from);
   const CheckpointOperator* taken_up(const Manifest& manifest, const StreamNode& stream) const;
   void open_large_states(const Manifest* manifest);
   void find_states_elsewhere();
   void close_large_states();
+  std::map<std::string, StreamNodePtr> kept_streams() const;
+  bool load_kept_alone();
+  void regroup_kept();
   void load_kept(const std::map<std::string, StreamNodePtr>& kept, const Manifest& manifest,
                  const CheckpointOperator& from, StateBlock&& block);
   void check_bindings(const Manifest& manifest, const JournalContent& journal) const;
@@ -335,6 +342,8 @@ class Driver {
   bool whole_base_ = false;
   /// Nobody knows what of the state has changed since the last checkpoint.
   bool all_changed_ = false;
+  /// Executors had the state of the driver before as of that batch.
+  Time state_as_of_{};
   /// How often state has been restored since the last batch was complete.
   unsigned restores_ = 0;
   std::vector<OwedOutput> owed_;

@@ -114,7 +114,7 @@ void Driver::open_directory() {
     std::fflush(stdout);
     return;
   }
-  load_state(*directory_);
+  if (!take_up_state()) load_state(*directory_);
   if (!directory_->manifest().has_value()) open_large_states(nullptr);
   find_states_elsewhere();
   for (const std::string& damage : directory_->damage()) {
@@ -324,6 +324,103 @@ void Driver::close_large_states() {
   }
 }
 
+// What executors have kept is of the same graph and of the same run of batches, else it is another application's.
+std::string Driver::application() const {
+  std::string text =
+      options_.app + "\n" + options_.checkpoint + "\n" + std::to_string(zero_.time_since_epoch().count());
+  for (const StreamNodePtr& stream : streams_) {
+    if (!stream->state) continue;
+    const StateSchema& schema = stream->state->schema;
+    text += "\n" + std::to_string(stream->state->operation) + " " + stream->info->name + " " + schema.kind + " " +
+            schema.key + " " + schema.value + " " + std::to_string(stream->state->partitions);
+  }
+  return text;
+}
+
+namespace {
+bool comes_of_state(const StreamNode& stream) {
+  return stream.state.has_value() || std::any_of(stream.parents.begin(), stream.parents.end(),
+                                                 [](const auto& parent) { return comes_of_state(*parent); });
+}
+}  // namespace
+
+std::map<std::string, StreamNodePtr> Driver::kept_streams() const {
+  std::map<std::string, StreamNodePtr> kept;
+  for (const StreamNodePtr& stream : streams_) {
+    if (!stream->kept_as.empty()) kept.emplace(stream->kept_as, stream);
+  }
+  return kept;
+}
+
+// Of the checkpoint, past RDDs of windows alone. False when it is damaged.
+bool Driver::load_kept_alone() {
+  const std::map<std::string, StreamNodePtr> kept = kept_streams();
+  if (kept.empty()) return true;
+  const Manifest manifest = *directory_->manifest();
+  const bool whole = directory_->read_state([] {},
+                                            [&](const CheckpointOperator& saved, StateBlock&& block) {
+                                              if (saved.schema.kind == kept_kind)
+                                                load_kept(kept, manifest, saved, std::move(block));
+                                            });
+  if (whole) {
+    regroup_kept();
+  } else {
+    for (const auto& [name, stream] : kept) stream->forget_before(Time::max());
+  }
+  return whole;
+}
+
+void Driver::regroup_kept() {
+  for (const auto& [name, stream] : kept_streams()) {
+    const std::map<Time, NodePtr> made = stream->made();
+    for (const auto& [time, node] : made) {
+      if (stream->regroup) stream->put_made(time, stream->regroup(*engine_, node));
+    }
+  }
+}
+
+// True when executors that have outlived the driver before have all state as of the last complete batch: then nothing
+// is loaded, and no complete batch runs again.
+bool Driver::take_up_state() {
+  state_as_of_ = {};
+  if (!records() || !engine_->runner().has_state_elsewhere()) return false;
+  const auto& manifest = directory_->manifest();
+  TaskRunner::WantedStates wanted{.epoch = directory_->journal_content().epoch, .batch = {}, .states = {}};
+  // Past RDDs of windows are made by running batches again, which must not ask for state.
+  const bool can_make_kept = std::none_of(streams_.begin(), streams_.end(), [](const StreamNodePtr& stream) {
+    return !stream->kept_as.empty() && comes_of_state(*stream);
+  });
+  if (manifest.has_value() && can_make_kept && options_.drop_state.empty()) {
+    const auto& batches = directory_->journal_content().batches;
+    Time complete = manifest->time;
+    for (auto it = batches.upper_bound(complete); it != batches.end() && it->second.complete; ++it)
+      complete = it->first;
+    for (const StreamNodePtr& stream : streams_) {
+      if (!stream->state) continue;
+      std::int64_t version = version_of(*manifest, *stream);
+      for (auto it = batches.upper_bound(manifest->time); it != batches.end() && it->first <= complete; ++it) {
+        const bool has_batch = (it->first - manifest->zero) % stream->slide == Duration{};
+        if (has_batch) version = it->first.time_since_epoch().count();
+      }
+      wanted.states.push_back({stream->state->maker, stream->state->partitions, version});
+    }
+    wanted.batch = complete;
+  }
+  if (!engine_->runner().take_up_state(application(), directory_->epoch(), wanted)) return false;
+  for (const TaskRunner::WantedState& one : wanted.states) {
+    for (std::size_t p = 0; p < one.partitions; ++p) {
+      engine_->states().put(one.maker->operation(), p, engine_->runner().make_state(one.maker, p));
+    }
+  }
+  zero_ = manifest->zero;
+  last_batch_ = manifest->time;
+  whole_base_ = all_changed_ = true;
+  if (!load_kept_alone()) return false;
+  state_as_of_ = wanted.batch;
+  std::fprintf(stderr, "sluice: executors have kept the state as of batch %lld ms\n", to_milliseconds(state_as_of_));
+  return true;
+}
+
 // Executors have ended that had state which nobody else has: with what is recorded it can be had again.
 bool Driver::is_lost_state(const std::exception_ptr& error) const {
   if (!records() || !engine_->runner().has_state_elsewhere()) return false;
@@ -350,11 +447,10 @@ void Driver::load_state(CheckpointDirectory& from) {
 
 void Driver::try_to_load_state(CheckpointDirectory& from) {
   std::vector<StreamNodePtr> with_state;
-  std::map<std::string, StreamNodePtr> kept;
   for (const StreamNodePtr& stream : streams_) {
     if (stream->state) with_state.push_back(stream);
-    if (!stream->kept_as.empty()) kept.emplace(stream->kept_as, stream);
   }
+  const std::map<std::string, StreamNodePtr> kept = kept_streams();
   StateStore& states = engine_->states();
   while (from.manifest().has_value()) {
     const Manifest manifest = *from.manifest();
@@ -399,12 +495,7 @@ void Driver::try_to_load_state(CheckpointDirectory& from) {
         if (whole_base_) partition->mark_all();
       }
     }
-    for (const auto& [name, stream] : kept) {
-      const std::map<Time, NodePtr> made = stream->made();
-      for (const auto& [time, node] : made) {
-        if (stream->regroup) stream->put_made(time, stream->regroup(*engine_, node));
-      }
-    }
+    regroup_kept();
     zero_ = manifest.zero;
     last_batch_ = manifest.time;
     return;
@@ -531,7 +622,9 @@ Time Driver::recover() {
 // What has been recorded since the checkpoint.
 Time Driver::run_again(const CheckpointDirectory& recorded) {
   const JournalContent& journal = recorded.journal_content();
-  const Time saved = recorded.manifest()->time;
+  const bool has_kept = !kept_streams().empty();
+  Time saved = recorded.manifest()->time;
+  if (!has_kept) saved = std::max(saved, state_as_of_);
   kill_point("recovery.start");
   // Inputs that windows reach back into are read again as far back.
   for (InputSlot& slot : inputs_) {
@@ -550,7 +643,10 @@ Time Driver::run_again(const CheckpointDirectory& recorded) {
       if (stop_requested_ && !graceful_) return last;  // a graceful stop comes after what has been begun
     }
     kill_point("recovery.before_batch");
-    run_batch({it->first, &it->second, it->second.complete && !planted_bug("batch-twice"), false});
+    Batch batch{.time = it->first, .recorded = &it->second};
+    batch.kept_only = it->first <= state_as_of_;
+    batch.state_only = it->second.complete && !planted_bug("batch-twice");
+    run_batch(batch);
     last = it->first;
   }
   kill_point("recovery.end");
@@ -571,6 +667,7 @@ Time Driver::restore() {
   const JournalContent& journal = recorded.journal_content();
   load_state(recorded);
   whole_base_ = all_changed_ = true;
+  state_as_of_ = {};
   for (InputSlot& slot : inputs_) {
     const auto blocks = journal.blocks.find(slot.identity);
     if (blocks != journal.blocks.end()) slot.input->restore(blocks->second);
@@ -603,7 +700,7 @@ Time Driver::run_missed(Time last) {
       const std::lock_guard lock(mutex_);
       if (stop_requested_ && !graceful_) return time - options_.interval;
     }
-    run_batch({time, nullptr, false, true});
+    run_batch({.time = time, .empty = true});
   }
   return due - options_.interval;
 }
@@ -631,7 +728,7 @@ void Driver::run_replay() {
     again.outputs.clear();
     const Time saved = directory_->manifest()->time;
     if (time > saved) {
-      run_batch({time, &again, time < *options_.replay, false});
+      run_batch({.time = time, .recorded = &again, .state_only = time < *options_.replay});
     } else {
       for (InputSlot& slot : inputs_) {
         if (time <= saved - slot.stream->asked_back || !slot.stream->kept_as.empty()) continue;

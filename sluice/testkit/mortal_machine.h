@@ -31,6 +31,8 @@ enum class Ending {
   of_the_disk,
   /// Executors of the program are killed, and the machine at times.
   of_executors,
+  /// The driver is killed, and its executors go on.
+  of_the_driver,
 };
 
 /// See the head of this file. Threads: one.

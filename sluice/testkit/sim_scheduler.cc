@@ -53,6 +53,7 @@ void Scheduler::step() {
     crash_step_ = UINT64_MAX;
     throw SimulatedCrash("killed at step " + std::to_string(steps_));
   }
+  if (steps_ >= beside_killed_step_) kill_beside();
   if (options_.step_time_max > Duration::zero()) {
     now_ += Duration(random_.below(static_cast<std::uint64_t>(options_.step_time_max.count()) + 1));
   }
@@ -94,8 +95,39 @@ void Scheduler::crash(std::string reason) {
   std::abort();
 }
 
+bool Scheduler::run_process(const std::function<void()>& body, std::optional<std::uint64_t> killed_after,
+                            const std::function<void(std::uint64_t process)>& on_death) {
+  SLUICE_ASSERT(beside_ == 0);
+  const std::uint64_t process = beside_ = next_process();
+  if (killed_after.has_value()) beside_killed_step_ = steps_ + *killed_after;
+  const auto until_end = [this, &body] {
+    body();
+    beside_killed_step_ = UINT64_MAX;
+  };
+  const std::shared_ptr<SimFiber> first = start("a process", until_end, process);
+  join(*first);
+  const bool was_killed = std::exchange(beside_, 0) == 0;
+  if (was_killed) on_death(process);
+  return !was_killed;
+}
+
+// Between two steps, so none of its fibers runs.
+void Scheduler::kill_beside() {
+  beside_killed_step_ = UINT64_MAX;
+  const std::uint64_t process = std::exchange(beside_, 0);
+  for (const std::shared_ptr<SimFiber>& fiber : std::vector<std::shared_ptr<SimFiber>>(fibers_)) {
+    if (fiber->process != process) continue;
+    abandon(*fiber);
+    wake_all(fiber->joiners);
+  }
+}
+
 std::shared_ptr<SimFiber> Scheduler::start(std::string name, std::function<void()> body) {
-  auto fiber = std::make_shared<SimFiber>(++fiber_count_, std::move(name), std::move(body));
+  return start(std::move(name), std::move(body), process());
+}
+
+std::shared_ptr<SimFiber> Scheduler::start(std::string name, std::function<void()> body, std::uint64_t process) {
+  auto fiber = std::make_shared<SimFiber>(++fiber_count_, process, std::move(name), std::move(body));
   fibers_.push_back(fiber);
   ready_.push_back(fiber.get());
   return fiber;
@@ -192,6 +224,8 @@ void Scheduler::end_life() {
   ready_.clear();
   deadlines_.clear();
   crash_reason_.clear();
+  beside_ = 0;
+  beside_killed_step_ = UINT64_MAX;
   ++life_;
   process_ = next_process();
 }

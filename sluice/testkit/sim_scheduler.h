@@ -6,12 +6,15 @@
 // S2. No decision depends on an address: fibers are known by number, ties are broken by number.
 // S3. A "life" is a process from its start to its death. What was made in an earlier life (wait lists, open files,
 //     connections, workers) is dead: it is never waited for and never woken.
+// S4. A life has one process, and others that are run beside it; each fiber is of the process of the one that started
+//     it.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -43,10 +46,15 @@ class WaitList {
 
 /// One thread of the simulated process.
 struct SimFiber {
-  SimFiber(std::uint64_t number_, std::string name_, std::function<void()> body)
-      : number(number_), name(std::move(name_)), fiber(std::move(body)), joiners("the end of " + name) {}
+  SimFiber(std::uint64_t number_, std::uint64_t process_, std::string name_, std::function<void()> body)
+      : number(number_),
+        process(process_),
+        name(std::move(name_)),
+        fiber(std::move(body)),
+        joiners("the end of " + name) {}
 
   const std::uint64_t number;
+  const std::uint64_t process;
   const std::string name;
   sluice::detail::Fiber fiber;
   WaitList joiners;
@@ -73,8 +81,12 @@ class Scheduler final : public Clock {
   std::uint64_t steps() const { return steps_; }
   /// The number of this life (S3).
   std::uint64_t life() const { return life_; }
-  /// A number that no other life of any simulation in this process has; no part of any decision.
-  std::uint64_t process() const { return process_; }
+  /// The number of the current fiber's process, which no other of any simulation in this process has; no part of any
+  /// decision.
+  std::uint64_t process() const { return current_ != nullptr ? current_->process : process_; }
+  /// See Simulation::run_process. `on_death` is told of those that are killed.
+  bool run_process(const std::function<void()>& body, std::optional<std::uint64_t> killed_after,
+                   const std::function<void(std::uint64_t process)>& on_death);
 
   void run(std::function<void()> body);
   void crash_after(std::uint64_t steps) { crash_step_ = steps_ + steps; }
@@ -101,6 +113,8 @@ class Scheduler final : public Clock {
 
  private:
   void step();
+  void kill_beside();
+  std::shared_ptr<SimFiber> start(std::string name, std::function<void()> body, std::uint64_t process);
   void wake_due();
   void wake_someone_spuriously();
   void make_ready(SimFiber& fiber, bool timed_out);
@@ -123,6 +137,9 @@ class Scheduler final : public Clock {
   static std::uint64_t next_process();
   std::uint64_t fiber_count_ = 0;
   bool running_ = false;
+  /// The process that is run beside the first, and when it is killed.
+  std::uint64_t beside_ = 0;
+  std::uint64_t beside_killed_step_ = UINT64_MAX;
   std::string crash_reason_;
   SimFiber* current_ = nullptr;
   std::vector<std::shared_ptr<SimFiber>> fibers_;  // those that have not ended, by number

@@ -87,7 +87,20 @@ struct SimTransport::Link {
   std::array<bool, 2> closed{};
   bool reset = false;
   std::uint64_t life = 0;
+  /// Of each side.
+  std::array<std::uint64_t, 2> processes{};
 
+  void close(Scheduler& scheduler, std::size_t side) {
+    if (std::exchange(closed[side], true)) return;
+    // TCP resets a connection that is closed with bytes unread: the peer may lose what it was sent before.
+    if (streams[side].unread > 0 && scheduler.random().chance(0.5)) reset = true;
+    if (reset) return break_off(scheduler);
+    streams[side].clear();
+    Stream& out = streams[1 - side];
+    out.ended = true;
+    out.last_arrival = std::max(out.last_arrival, scheduler.now() + draw_delay(scheduler));
+    wake(scheduler);
+  }
   void wake(Scheduler& scheduler) {
     for (Stream& stream : streams) {
       scheduler.wake_all(stream.readers);
@@ -113,6 +126,7 @@ struct SimTransport::Queue {
   std::deque<Arrival> arrivals;
   bool closed = false;
   std::uint64_t life = 0;
+  std::uint64_t process = 0;
   WaitList acceptors;
 };
 
@@ -227,15 +241,7 @@ class SimConnection final : public Connection {
   }
 
   void end() {
-    if (link_->life != scheduler_.life() || std::exchange(link_->closed[side_], true)) return;
-    // TCP resets a connection that is closed with bytes unread: the peer may lose what it was sent before.
-    if (link_->streams[side_].unread > 0 && scheduler_.random().chance(0.5)) link_->reset = true;
-    if (link_->reset) return link_->break_off(scheduler_);
-    link_->streams[side_].clear();
-    SimTransport::Stream& out = link_->streams[1 - side_];
-    out.ended = true;
-    out.last_arrival = std::max(out.last_arrival, scheduler_.now() + draw_delay(scheduler_));
-    link_->wake(scheduler_);
+    if (link_->life == scheduler_.life()) link_->close(scheduler_, side_);
   }
 
   Scheduler& scheduler_;
@@ -294,6 +300,22 @@ std::shared_ptr<SimTransport::Queue> SimTransport::queue_at(const std::string& a
   return queue;
 }
 
+void SimTransport::process_died(std::uint64_t process) {
+  for (const auto& [address, listening] : listening_) {
+    const std::shared_ptr<Queue> queue = listening.lock();
+    if (queue == nullptr || queue->process != process || queue->life != scheduler_.life()) continue;
+    queue->closed = true;
+    queue->arrivals.clear();
+  }
+  for (const std::weak_ptr<Link>& each : links_) {
+    const std::shared_ptr<Link> link = each.lock();
+    if (link == nullptr || link->life != scheduler_.life()) continue;
+    for (const std::size_t side : {0U, 1U}) {
+      if (link->processes[side] == process) link->close(scheduler_, side);
+    }
+  }
+}
+
 std::string SimTransport::free_port(const std::string& host) {
   while (true) {
     last_port_ = last_port_ == 65'535 ? 49'152 : static_cast<std::uint16_t>(last_port_ + 1);
@@ -330,6 +352,9 @@ class SimConnector final : public Connector {
 
     const auto link = std::make_shared<SimTransport::Link>(source, target_);
     link->life = scheduler.life();
+    link->processes = {scheduler.process(), queue->process};
+    std::erase_if(transport_.links_, [](const auto& each) { return each.expired(); });
+    transport_.links_.push_back(link);
     for (SimTransport::Stream& stream : link->streams) {
       stream.capacity = std::size_t{4'096} << scheduler.random().below(7);
       stream.last_arrival = scheduler.now();
@@ -373,6 +398,7 @@ std::unique_ptr<Listener> SimTransport::listen(const Address& address) {
   if (queue_at(name)) fail("listen on", name, "Address already in use");
   const auto queue = std::make_shared<Queue>(name);
   queue->life = scheduler_.life();
+  queue->process = scheduler_.process();
   listening_[name] = queue;
   return std::make_unique<SimListener>(*this, queue, name);
 }

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "sluice/runtime/transport.h"
 #include "sluice/testkit/sim_scheduler.h"
@@ -20,6 +21,8 @@ class SimTransport final : public Transport {
   std::unique_ptr<Listener> listen(const Address& address) override;
   /// The same: there is nowhere else.
   std::unique_ptr<Listener> listen_anywhere(const Address& address) override { return listen(address); }
+  /// Its ends of connections are closed, and nobody listens where it did.
+  void process_died(std::uint64_t process);
 
  private:
   friend class SimConnector;
@@ -34,6 +37,8 @@ class SimTransport final : public Transport {
 
   Scheduler& scheduler_;
   std::map<std::string, std::weak_ptr<Queue>> listening_;
+  /// Of this life.
+  std::vector<std::weak_ptr<Link>> links_;
   std::uint16_t last_port_ = 49'151;
 };
 

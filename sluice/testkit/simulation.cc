@@ -144,6 +144,11 @@ void Simulation::run(std::function<void()> body) { state_->scheduler.run(std::mo
 
 void Simulation::crash_after(std::uint64_t steps) { state_->scheduler.crash_after(steps); }
 
+bool Simulation::run_process(const std::function<void()>& body, std::optional<std::uint64_t> killed_after) {
+  return state_->scheduler.run_process(body, killed_after,
+                                       [this](std::uint64_t process) { state_->transport.process_died(process); });
+}
+
 std::uint64_t Simulation::steps() const { return state_->scheduler.steps(); }
 
 void Simulation::crash_disk() { state_->files.crash(); }

@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -69,6 +70,10 @@ class Simulation : public Runtime {
   /// Kills the process after that many more steps (a step is one fiber's way from a call that may wait to the next):
   /// `run` throws SimulatedCrash. So a test that tries 1, 2, 3... kills at every instant.
   void crash_after(std::uint64_t steps);
+  /// Runs `body` as a process of its own beside the current one, which goes on, and waits for its end. With
+  /// `killed_after` it is killed after that many steps (of all fibers), unless it has ended before: its fibers are
+  /// dropped and its connections closed; then false. One at a time.
+  bool run_process(const std::function<void()>& body, std::optional<std::uint64_t> killed_after);
   /// Steps so far.
   std::uint64_t steps() const;
   /// Loses what the disk may lose when the machine stops now. Open files become invalid.

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "sluice/runtime/errors.h"
 #include "sluice/runtime/fiber.h"
 
 namespace sluice::testing {
@@ -342,6 +343,47 @@ TEST(Simulation, KillsTheProcessAtAnyStepAndStartsAgain) {
     EXPECT_EQ(runs, 1);
   }
   EXPECT_GT(kills, 10U);
+}
+
+TEST(Simulation, AProcessBesideIsKilledAtAnyStepAndItsConnectionsClose) {
+  std::uint64_t kills = 0;
+  std::uint64_t ends = 0;
+  for (std::uint64_t steps = 1; ends < 3; ++steps) {
+    SCOPED_TRACE(steps);
+    Simulation sim(13);
+    sim.run([&] {
+      const Address address = Address::tcp("127.0.0.1", 7000);
+      const auto listener = sim.transport().listen(address);
+      bool destroyed = false;
+      std::uint64_t others = 0;
+      const bool ended = sim.run_process(
+          [&] {
+            others = sim.process();
+            const std::shared_ptr<void> guard(nullptr, [&](void*) { destroyed = true; });
+            const auto thread = sim.spawn("of the process", [&] { EXPECT_EQ(sim.process(), others); });
+            const auto connection = sim.transport().connect(address, Time::max());
+            connection->write("words", Time::max());
+            thread->join();
+            char byte = 0;
+            connection->read({&byte, 1}, sim.clock().now() + seconds(1));
+          },
+          steps);
+      EXPECT_NE(others, sim.process());
+      EXPECT_EQ(destroyed, ended);
+      ++(ended ? ends : kills);
+      // What it has connected ends for us, and we go on.
+      try {
+        const auto connection = listener->accept(sim.clock().now() + seconds(1));
+        char words[8];
+        while (connection != nullptr && connection->read(words, Time::max()) != 0U) {
+        }
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), Code::network_failed);
+      }
+      EXPECT_TRUE(sim.run_process([] {}, std::nullopt));
+    });
+  }
+  EXPECT_GT(kills, 5U);
 }
 
 }  // namespace

@@ -494,6 +494,82 @@ TEST(Cluster, AnExecutorWhoseDriverWasKilledStartsOverAndServesTheNext) {
   EXPECT_EQ(executor->wait(), 0);
 }
 
+/// A sum of all that lines say, in `directory`: in/ is read, and sums/BATCH written.
+class Summing {
+ public:
+  Summing(const Context& context, const std::string& directory)
+      : ssc_(context, {.batch = 50ms, .checkpoint = directory + "/ckpt", .checkpoint_interval = 1h}) {
+    ssc_.text_file_stream(directory + "/in", {.existing_files = true})
+        .map([](std::string_view line) { return std::pair{int{line[0] - '0'}, 1L}; })
+        .update_state_by_key([](std::span<const long> now, std::optional<long> before) {
+          for (const long n : now) before = before.value_or(0) + n;
+          return before;
+        })
+        .name("sums")
+        .foreach_rdd([directory](const Rdd<std::pair<int, long>>& rdd, Time time) {
+          std::string text;
+          std::map<int, long> sums;
+          for (const auto& [key, sum] : rdd.collect()) sums[key] = sum;
+          for (const auto& [key, sum] : sums) text += std::to_string(key) + " " + std::to_string(sum) + "\n";
+          system_runtime().files().publish(directory + "/sums/" + std::to_string(to_milliseconds(time)), text);
+        })
+        .name("see");
+    ssc_.start();
+  }
+  StreamingContext& stream() { return ssc_; }
+
+ private:
+  StreamingContext ssc_;
+};
+
+std::string last_sums(const std::string& directory) {
+  FileSystem& files = system_runtime().files();
+  std::string last;
+  const std::vector<FileInfo> found = files.list(directory + "/sums").value();
+  for (const FileInfo& file : found) last = std::max(last, file.path);
+  return last.empty() ? last : read_file(files, last);
+}
+
+// The driver is a process of its own (main), which is killed. What the checkpoint has of the state is taken away: the
+// next driver has no other than that of the executors.
+TEST(Cluster, ExecutorsOutliveTheirDriverAndTheNextOneGoesOnWithTheirState) {
+  const Certificates certificates;
+  const std::string listen = free_address();
+  FileSystem& files = system_runtime().files();
+  const std::string directory = certificates.path + "/job";
+  files.make_directories(directory + "/in");
+  files.make_directories(directory + "/sums");
+  files.publish(directory + "/in/1", "1\n1\n2\n");
+  std::vector<std::unique_ptr<ChildProcess>> executors;
+  for (int i = 0; i < 2; ++i) executors.push_back(start_executor(listen, certificates.path, 60));
+  {
+    const auto killed = spawn_self({"--summing", listen, certificates.path, directory});
+    char byte = 0;
+    killed->connection().read({&byte, 1}, system_runtime().clock().now() + 20s);
+    EXPECT_EQ(byte, 'x') << "the sums were there";
+    killed->kill(SIGKILL);
+    EXPECT_EQ(killed->wait(), 128 + SIGKILL);
+  }
+  const std::vector<FileInfo> kept = files.list(directory + "/ckpt").value();
+  for (const FileInfo& file : kept) {
+    if (base_name(file.path).starts_with("state-")) files.remove(file.path);
+  }
+  files.publish(directory + "/in/2", "2\n3\n");
+  {
+    const Context ctx = on_started(listen, certificates.path, 2);
+    Summing again(ctx, directory);
+    while (last_sums(directory) != "1 2\n2 2\n3 1\n") ASSERT_FALSE(again.stream().await_termination(20ms));
+    std::vector<std::int64_t> came = pids(ctx);
+    std::sort(came.begin(), came.end());
+    std::vector<std::int64_t> started{executors[0]->pid(), executors[1]->pid()};
+    std::sort(started.begin(), started.end());
+    EXPECT_EQ(came, started) << "the same processes";
+    again.stream().stop({.graceful = true});
+  }
+  EXPECT_EQ(executors[0]->wait(), 0);
+  EXPECT_EQ(executors[1]->wait(), 0);
+}
+
 TEST(Cluster, AnExecutorWithoutCertificatesOrWithThoseOfAnotherClusterIsNoMember) {
   const Certificates certificates;
   const Certificates others;
@@ -540,6 +616,16 @@ void be_a_driver(const std::string& listen, const std::string& certificates) {
   parent->read({&byte, 1}, Time::max());
 }
 
+/// Runs the stream, says when it has its sums, and lives until it is killed.
+void be_a_summing_driver(const std::string& listen, const std::string& certificates, const std::string& directory) {
+  const auto parent = connection_to_parent();
+  const Context ctx = on_started(listen, certificates, 2);
+  Summing summing(ctx, directory);
+  while (last_sums(directory) != "1 2\n2 1\n") summing.stream().await_termination(5ms);
+  parent->write("x", Time::max());
+  summing.stream().await_termination();
+}
+
 }  // namespace
 }  // namespace sluice
 
@@ -547,6 +633,10 @@ int main(int argc, char** argv) {
   sluice::init(argc, argv);
   if (argc == 4 && std::string_view(argv[1]) == "--driver") {
     sluice::be_a_driver(argv[2], argv[3]);
+    return 0;
+  }
+  if (argc == 5 && std::string_view(argv[1]) == "--summing") {
+    sluice::be_a_summing_driver(argv[2], argv[3], argv[4]);
     return 0;
   }
   ::testing::InitGoogleTest(&argc, argv);

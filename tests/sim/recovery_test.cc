@@ -73,7 +73,11 @@ struct World {
   /// 0: the program runs in one process.
   std::size_t executors = 0;
   std::uint64_t executor_kills = 0;
+  /// Executors outlive the program.
+  bool executors_are_outside = false;
 };
+
+constexpr const char* driver_address = "127.0.0.1:7077";
 
 /// Notes what an output saw; seen twice it must be the same.
 template <class T>
@@ -119,20 +123,31 @@ class Counting : public Receiver<Number> {
   }
 };
 
+std::string master_of(std::uint64_t seed) {
+  const std::string executors = std::to_string(world->executors);
+  if (world->executors == 0) return "local[3]";
+  if (world->executors_are_outside) return "cluster[" + executors + "]";
+  return "local-cluster[" + executors + "," + std::to_string(1 + seed % 2) + "]";
+}
+
+void end_an_executor(sluice::detail::ThreadExecutors& executors) {
+  const std::size_t executor = world->random.below(world->executors);
+  world->random.chance(0.3) ? executors.leave(executor) : executors.kill(executor);
+}
+
 /// The program under test. Runs until its input is used up, or it is killed.
 void live(std::uint64_t seed, bool with_files) {
   FileSystem& files = world->files;
   files.make_directories("/in");
   Context ctx{{.app = "recovery",
-               .master = world->executors == 0 ? "local[3]"
-                                               : "local-cluster[" + std::to_string(world->executors) + "," +
-                                                     std::to_string(1 + seed % 2) + "]",
+               .master = master_of(seed),
                .partitions = 2,
                .spill_directory = "/spill",
                .encode_tasks = seed % 3 == 0,
                .check_views = seed % 3 == 0,
                // Kept once, a part of the state is lost with its executor.
                .state_copies = seed % 4 == 3 ? 1U : 2U,
+               .listen = driver_address,
                .runtime = &world->runtime}};
   StreamingContext ssc(ctx, {.batch = interval,
                              .checkpoint = "/ckpt",
@@ -212,13 +227,11 @@ void live(std::uint64_t seed, bool with_files) {
       }
       ++world->published;
     }
-    if (world->executor_kills > 0 && world->random.chance(0.4)) {
+    if (world->executor_kills > 0 && !world->executors_are_outside && world->random.chance(0.4)) {
       --world->executor_kills;
       ++world->kills;
       auto& scheduler = dynamic_cast<sluice::detail::ClusterScheduler&>(ctx.engine()->runner());
-      auto& executors = dynamic_cast<sluice::detail::ThreadExecutors&>(scheduler.manager());
-      const std::size_t executor = world->random.below(world->executors);
-      world->random.chance(0.3) ? executors.leave(executor) : executors.kill(executor);
+      end_an_executor(dynamic_cast<sluice::detail::ThreadExecutors&>(scheduler.manager()));
       if (world->random.chance(0.3)) continue;  // and another one at once
     }
     ASSERT_FALSE(ssc.await_termination(std::chrono::milliseconds(world->random.below(150))));
@@ -363,6 +376,53 @@ std::uint64_t survive(std::uint64_t seed, Ending ending) {
   return sim.trace_hash();
 }
 
+/// The driver alone is killed, at any step, and its executors now and then: they are processes of their own, and the
+/// driver that comes next goes on with what they have.
+std::uint64_t survive_of_the_driver(std::uint64_t seed) {
+  MortalMachine machine(seed, {.step_time_max = seed % 4 == 0 ? Duration(20us) : Duration(0)});
+  Simulation& sim = machine.sim;
+  World outside(machine);
+  outside.random = Random(seed * 77 + 1);
+  outside.executors = 2 + seed % 3;
+  outside.executors_are_outside = true;
+  const bool with_files = seed % 3 != 1;
+  std::uint64_t kills = 1 + outside.random.below(4);
+  outside.executor_kills = outside.random.below(6);
+  sim.run([&] {
+    sluice::detail::ThreadExecutors executors(sim, sluice::detail::simulated_network(sim));
+    sluice::detail::ExecutorOptions each;
+    each.driver = driver_address;
+    each.token = executors.network().token;
+    each.spill_directory = "/spill";
+    executors.run_executors(each, outside.executors);
+    const auto death = sim.spawn("death", [&] {
+      for (; outside.executor_kills > 0 && !outside.drained; --outside.executor_kills) {
+        sim.wait_for(std::chrono::milliseconds(outside.random.below(1500)));
+        if (outside.random.chance(0.5)) {
+          end_an_executor(executors);
+        } else {  // perhaps beyond the next driver's life
+          const auto time = std::chrono::milliseconds(outside.random.below(4000));
+          executors.cut_off(outside.random.below(outside.executors), time);
+        }
+      }
+    });
+    while (!outside.drained && !::testing::Test::HasFailure()) {
+      std::optional<std::uint64_t> killed_after;
+      if (kills > 0) killed_after = 1 + outside.random.below(1 << (8 + outside.random.below(8)));
+      if (!sim.run_process([&] { live_or_lose_executors(seed, with_files); }, killed_after)) {
+        --kills;
+        ++outside.kills;
+        // Its machine alone: executors may know of batches that the journal does not know of.
+        if (outside.random.chance(0.5)) sim.crash_disk();
+      }
+    }
+    death->join();
+  });
+  if (outside.drained) expect_right(with_files);
+  kills_delivered += outside.kills;
+  return sim.trace_hash();
+}
+
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 constexpr std::uint64_t seeds = 20;
 #else
@@ -376,10 +436,13 @@ void survive_all(Ending ending) {
   const std::uint64_t asked = (end - first) * (ending == Ending::of_the_disk ? 4 : 1);
   for (std::uint64_t seed = first; seed < first + asked; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
-    const std::uint64_t trace = survive(seed, ending);
+    const auto once = [&] {
+      return ending == Ending::of_the_driver ? survive_of_the_driver(seed) : survive(seed, ending);
+    };
+    const std::uint64_t trace = once();
     if (::testing::Test::HasFailure()) return;
     if (seed % 100 == 0) {
-      EXPECT_EQ(survive(seed, ending), trace);
+      EXPECT_EQ(once(), trace);
     }
   }
   std::printf("%llu ends, %llu faults\n", static_cast<unsigned long long>(kills_delivered),
@@ -393,6 +456,7 @@ TEST(RecoverySimulated, NothingIsLostOrSeenTwiceWhenKilledAtAnyStep) { survive_a
 TEST(RecoverySimulated, NothingIsLostOrSeenTwiceWhenExecutorsAndTheirReceiversAreKilled) {
   survive_all(Ending::of_executors);
 }
+TEST(RecoverySimulated, NothingIsLostOrSeenTwiceWhenExecutorsOutliveTheirDriver) { survive_all(Ending::of_the_driver); }
 TEST(RecoverySimulated, NothingIsLostOrSeenTwiceWhenKilledAtAnyKillPoint) { survive_all(Ending::at_a_kill_point); }
 TEST(RecoverySimulated, NothingIsLostOrSeenTwiceWhenTheDiskFails) { survive_all(Ending::of_the_disk); }
 
