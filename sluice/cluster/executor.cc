@@ -114,9 +114,18 @@ bool Executor::run() {
   register_with_driver(peers_.listen(Address{options_.listen}).text);
   peers_.start(id_);
   const auto beating = runtime_.spawn("heartbeat", [this] { beat(); });
+  std::unique_ptr<Thread> logging;
+  if (logs_ != nullptr) {
+    logging =
+        runtime_.spawn("log lines", [this] { logs_->run([this](std::string_view lines) { tell_driver(lines); }); });
+  }
   const bool is_shut_down = read_from_driver();
   close();
   beating->join();
+  if (logging != nullptr) {
+    logs_->close();
+    logging->join();
+  }
   services_.join();
   peers_.stop();
   pool_.reset();  // after the tasks that run
@@ -176,6 +185,10 @@ void Executor::tell_driver(std::string_view message) {
   } catch (const Error&) {
     driver_->close();
   }
+}
+
+void Executor::send_lines() {
+  if (logs_ != nullptr) logs_->send([this](std::string_view lines) { tell_driver(lines); });
 }
 
 bool Executor::read_from_driver() {
@@ -512,6 +525,7 @@ void Executor::report(const TaskPtr& task, TaskDone&& done) {
   }
   done.ticket = task->message.ticket;
   kill_point("executor.before_report");
+  send_lines();
   tell_driver(encode_message(done));
 }
 

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "sluice/cluster/channel.h"
+#include "sluice/cluster/log_lines.h"
 #include "sluice/cluster/messages.h"
 #include "sluice/cluster/peer_connections.h"
 #include "sluice/cluster/service_keeper.h"
@@ -68,6 +69,9 @@ class Executor {
   /// Asks the driver to let it go. It works on until all that it has lies elsewhere; then `run` returns true. False
   /// when there is no driver.
   bool leave();
+  /// What this process prints goes to the driver, too: what a task has printed before the driver hears that it is done.
+  /// Before `run`; `logs` outlives it.
+  void send_lines_of(LogQueue& logs) { logs_ = &logs; }
   /// Gets a broadcast value from the driver: see set_shared_value_loader. Waits; called by tasks.
   std::string load_shared_value(std::uint64_t id);
 
@@ -83,6 +87,7 @@ class Executor {
   std::optional<KeepBlock> block_message(const BlockId& block, Keep level);
   void beat();
   void tell_driver(std::string_view message);
+  void send_lines();
 
   void launch(std::function<void()> work);
   void start(RunTask&& message);
@@ -115,6 +120,7 @@ class Executor {
   ShuffleStore shuffles_;
   StateKeeper states_;
   std::unique_ptr<Channel> driver_;
+  LogQueue* logs_ = nullptr;
   ExecutorId id_ = 0;
   std::uint64_t hash_seed_ = 0;
   bool check_views_ = false;

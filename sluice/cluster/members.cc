@@ -22,6 +22,7 @@ Members::Members(Runtime& runtime, std::unique_ptr<Listener> listener, Options o
       listener_(std::move(listener)),
       options_(std::move(options)),
       changed_(runtime.condition()),
+      printer_(runtime),
       threads_(runtime) {
   threads_.spawn("accept", [this] { accept(); });
   threads_.spawn("monitor", [this] { monitor(); });
@@ -30,6 +31,8 @@ Members::Members(Runtime& runtime, std::unique_ptr<Listener> listener, Options o
 Members::~Members() {
   stop();
   threads_.join();
+  printer_.close();
+  if (printing_ != nullptr) printing_->join();
 }
 
 void Members::stop() {
@@ -92,6 +95,7 @@ Members::ExecutorPtr Members::welcome(const std::shared_ptr<Channel>& channel) {
     const std::lock_guard lock(mutex_);
     if (stopping_) return nullptr;
     executor->id = ++last_id_;
+    if (options_.on_come) options_.on_come(executor->id, executor->pid);
   }
   answer.id = executor->id;
   channel->send(encode_message(answer));
@@ -136,6 +140,10 @@ void Members::listen_to(const ExecutorPtr& executor) {
       send_to(executor, *message);
       continue;
     }
+    if (kind == LogLines::kind) {
+      show(*executor, decode_message<LogLines>(*message));
+      continue;
+    }
     if (kind != StateReply::kind) {
       options_.on_message(executor->id, *message);
       continue;
@@ -148,6 +156,15 @@ void Members::listen_to(const ExecutorPtr& executor) {
     waiting->second->is_done = true;
     changed_->notify_all();
   }
+}
+
+void Members::show(const Executor& executor, const LogLines& lines) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (printing_ == nullptr) printing_ = runtime_.spawn("lines of executors", [this] { printer_.run(); });
+  }
+  const std::string host = host_of(executor.address);
+  printer_.add("executor " + std::to_string(executor.id) + (host.empty() ? "" : " at " + host), lines);
 }
 
 // One that cannot be sent to is lost: who listens to it sees that.

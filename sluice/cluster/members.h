@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "sluice/cluster/channel.h"
+#include "sluice/cluster/log_lines.h"
 #include "sluice/cluster/messages.h"
 #include "sluice/cluster/threads.h"
 #include "sluice/runtime/runtime.h"
@@ -39,6 +40,8 @@ class Members {
     Welcome welcome;
     /// Silence after which an executor is given up.
     Duration timeout{};
+    /// One has come, in that process of its host. Called under a lock: must call nothing here.
+    std::function<void(ExecutorId, std::int64_t pid)> on_come{};
     std::function<void(ExecutorId, std::string_view message)> on_message;
     std::function<void(ExecutorId)> on_lost;
   };
@@ -102,6 +105,7 @@ class Members {
   ExecutorPtr welcome(const std::shared_ptr<Channel>& channel);
   void listen_to(const ExecutorPtr& executor);
   void lost(const ExecutorPtr& executor);
+  void show(const Executor& executor, const LogLines& lines);
   void tell_peers();
   std::vector<ExecutorId> select(bool leaving);
   static void send_to(const ExecutorPtr& executor, std::string_view message);
@@ -119,6 +123,8 @@ class Members {
   std::map<ExecutorId, ExecutorPtr> executors_;
   std::list<std::shared_ptr<Channel>> channels_;
   std::map<std::uint64_t, std::shared_ptr<Call>> calls_;
+  LogPrinter printer_;
+  std::unique_ptr<Thread> printing_;
   Threads threads_;
 };
 

@@ -236,6 +236,14 @@ struct Leave {
   static constexpr std::uint8_t kind = 25;
 };
 
+/// What an executor that was started elsewhere has printed.
+struct LogLines {
+  static constexpr std::uint8_t kind = 26;
+  std::vector<std::string> lines;
+  /// So many were printed besides, at any time before, and are not sent: they were too many.
+  std::uint64_t dropped = 0;
+};
+
 /// The executor lives; the answer, the same, says that the driver does.
 struct Heartbeat {
   static constexpr std::uint8_t kind = 10;

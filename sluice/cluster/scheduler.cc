@@ -78,6 +78,7 @@ ClusterScheduler::ClusterScheduler(Engine& engine, std::unique_ptr<ClusterManage
   members.welcome.hash_seed = engine_.options().hash_seed;
   members.welcome.check_views = engine_.options().check_views;
   members.timeout = options_.executor_timeout;
+  members.on_come = [this](ExecutorId executor, std::int64_t pid) { manager_->came(executor, pid); };
   members.on_message = [this](ExecutorId executor, std::string_view message) { on_message(executor, message); };
   members.on_lost = [this](ExecutorId executor) { on_lost(executor); };
   each_.token = members.token;
