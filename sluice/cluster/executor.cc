@@ -145,6 +145,7 @@ void Executor::register_with_driver(const std::string& address) {
   hello.address = address;
   hello.cores = options_.cores;
   hello.pid = process_id();
+  hello.host = options_.host.empty() ? host_name() : options_.host;
   const Welcome welcome = say_hello(runtime_, *channel, std::move(hello));
   id_ = welcome.id;
   heartbeat_ = welcome.heartbeat;

@@ -50,6 +50,8 @@ struct ExecutorOptions {
   Compression compression = Compression::none;
   /// Of the sockets of all; removed by executors that outlive their parent. Empty: there is none.
   std::string socket_directory{};
+  /// What its machine is called. Empty: as it calls itself.
+  std::string host{};
 };
 
 /// See the head of this file. Threads: `close` from anywhere, the rest from one.

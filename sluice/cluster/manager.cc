@@ -300,6 +300,7 @@ void ThreadExecutors::run_executors(const ExecutorOptions& each, std::size_t cou
 void ThreadExecutors::run(std::size_t number, const ExecutorOptions& options) {
   ExecutorOptions own = options;
   own.listen = Address::tcp("127.0.0.1", 0).text;
+  own.host = "host-" + std::to_string(number);
   for (;;) {
     auto executor = std::make_shared<Executor>(runtime_, *network_.transport, own);
     {

@@ -37,7 +37,7 @@ std::unique_ptr<ClusterManager> make_local_processes(Runtime& runtime);
 /// Executors that somebody starts on any host, with `run_started_executor`.
 std::unique_ptr<ClusterManager> make_started_elsewhere(ClusterNetwork network, Address listen);
 
-/// Threads of this process, or of a simulation: for tests.
+/// Threads of this process, or of a simulation: for tests. Number n, from 0 on, is on a host that is called "host-n".
 class ThreadExecutors : public ClusterManager {
  public:
   explicit ThreadExecutors(Runtime& runtime);

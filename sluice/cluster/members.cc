@@ -91,6 +91,7 @@ Members::ExecutorPtr Members::welcome(const std::shared_ptr<Channel>& channel) {
   executor->address = reached_at(hello->address, channel->peer());
   executor->cores = hello->cores;
   executor->pid = hello->pid;
+  executor->host = hello->host;
   {
     const std::lock_guard lock(mutex_);
     if (stopping_) return nullptr;
@@ -306,6 +307,19 @@ std::size_t Members::cores() {
   std::size_t cores = 0;
   for (const auto& [id, executor] : executors_) cores += executor->is_ready ? executor->cores : 0;
   return cores;
+}
+
+std::size_t Members::cores(ExecutorId id) {
+  const std::lock_guard lock(mutex_);
+  const auto found = executors_.find(id);
+  return found == executors_.end() ? 0 : found->second->cores;
+}
+
+bool Members::is_on(ExecutorId id, const std::string& host) {
+  const std::lock_guard lock(mutex_);
+  const auto found = executors_.find(id);
+  if (found == executors_.end()) return false;
+  return found->second->host == host || host_of(found->second->address) == host;
 }
 
 std::string Members::host(ExecutorId id) {

@@ -62,8 +62,12 @@ class Members {
   bool is_alive(ExecutorId id);
   /// Of those that are ready.
   std::size_t cores();
+  /// Of one; 0 when it is lost.
+  std::size_t cores(ExecutorId id);
   /// Where it is; empty where all are on one, or when it is lost.
   std::string host(ExecutorId id);
+  /// Whether it is on the machine that calls itself so, or that others reach by this address.
+  bool is_on(ExecutorId id, const std::string& host);
   /// False when there were not so many in time.
   bool wait_for(std::size_t count, Duration time_max);
   /// The process of each.
@@ -86,6 +90,7 @@ class Members {
     std::string address;
     std::uint32_t cores = 0;
     std::int64_t pid = 0;
+    std::string host;
     Time heard{};
     bool is_ready = false;
     bool is_leaving = false;

@@ -45,6 +45,8 @@ struct Hello {
   std::string address;
   std::uint32_t cores = 0;
   std::int64_t pid = 0;
+  /// Of an executor: what its machine calls itself.
+  std::string host;
 };
 
 /// The answer.

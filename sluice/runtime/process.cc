@@ -39,6 +39,13 @@ std::optional<std::string> environment(const std::string& name) {
 
 int process_id() { return ::getpid(); }
 
+std::string host_name() {
+  char name[256] = {};
+  // The kernel's names have at most 64 bytes.
+  SLUICE_ASSERT(::gethostname(name, sizeof name - 1) == 0);
+  return name;
+}
+
 std::size_t core_count() {
   // The kernel refuses a mask shorter than its own; 1024 cores are the usual size, some kernels have more.
   for (int cores = 1024; cores <= (1 << 20); cores *= 2) {

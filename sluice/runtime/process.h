@@ -41,6 +41,8 @@ MemoryKind memory_kind(std::uintptr_t address);
 /// The environment variable, or nullopt.
 std::optional<std::string> environment(const std::string& name);
 int process_id();
+/// What this machine calls itself.
+std::string host_name();
 /// Cores this process may run on.
 std::size_t core_count();
 /// CPU time this process has used so far, user and system, all threads.
