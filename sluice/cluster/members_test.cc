@@ -111,7 +111,7 @@ TEST_F(MembersTest, RefusesWhoDoesNotBelongHereAndSaysWhy) {
     EXPECT_EQ(refusal(members, encode_message(other)), "it runs another build of the program");
     other = hello();
     ++other.version;
-    EXPECT_EQ(refusal(members, encode_message(other)), "it speaks version 2 of the protocol, not 1");
+    EXPECT_EQ(refusal(members, encode_message(other)), "it speaks version 3 of the protocol, not 2");
     other = hello();
     other.cores = 0;
     EXPECT_EQ(refusal(members, encode_message(other)), "it is no executor");

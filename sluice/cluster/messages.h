@@ -22,7 +22,7 @@
 
 namespace sluice::detail {
 
-inline constexpr std::uint32_t protocol_version = 1;
+inline constexpr std::uint32_t protocol_version = 2;
 
 /// Number of an executor, never used again when it is gone: a process that comes back is another one. 0: none.
 using ExecutorId = std::uint32_t;
