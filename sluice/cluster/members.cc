@@ -199,25 +199,47 @@ void Members::send_all(std::string_view message) {
   for (const ExecutorPtr& executor : all()) send_to(executor, message);
 }
 
-StateReply Members::call(ExecutorId id, StateRequest request) {
+std::shared_ptr<Members::Call> Members::ask(ExecutorId id, StateRequest&& request) {
   const auto call = std::make_shared<Call>();
+  call->executor = id;
   ExecutorPtr executor;
   {
     const std::lock_guard lock(mutex_);
     const auto found = executors_.find(id);
-    if (found == executors_.end()) throw lost_error(id);
+    call->is_lost = found == executors_.end();
+    if (call->is_lost) return call;
     executor = found->second;
-    call->executor = id;
-    request.request = ++last_request_;
-    calls_[request.request] = call;
+    call->request = request.request = ++last_request_;
+    calls_[call->request] = call;
   }
   send_to(executor, encode_message(request));
+  return call;
+}
+
+StateReply Members::wait_for(const std::shared_ptr<Call>& call) {
   std::unique_lock lock(mutex_);
   while (!call->is_done && !call->is_lost) changed_->wait(lock);
-  calls_.erase(request.request);
-  if (!call->is_done) throw lost_error(id);
+  calls_.erase(call->request);
+  if (!call->is_done) throw lost_error(call->executor);
   if (!call->reply.error.empty()) throw Error(Code::state_lost, {.why = call->reply.error});
   return std::move(call->reply);
+}
+
+StateReply Members::call(ExecutorId id, StateRequest request) { return wait_for(ask(id, std::move(request))); }
+
+std::vector<StateReply> Members::call_all(std::vector<std::pair<ExecutorId, StateRequest>> requests) {
+  std::vector<std::shared_ptr<Call>> calls;
+  for (auto& [id, request] : requests) calls.push_back(ask(id, std::move(request)));
+  std::vector<StateReply> replies;
+  for (const auto& call : calls) {
+    try {
+      replies.push_back(wait_for(call));
+    } catch (const Error& error) {
+      replies.emplace_back();
+      replies.back().error = error.details().why;
+    }
+  }
+  return replies;
 }
 
 // ---- They go

@@ -20,6 +20,7 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "sluice/cluster/channel.h"
@@ -78,6 +79,9 @@ class Members {
   void send_all(std::string_view message);
   /// The answer to a request. Errors: SLU-211 it is lost before it answers, or says what is wrong.
   StateReply call(ExecutorId id, StateRequest request);
+  /// The answers to several requests, in their order, after one time of the network for all of them. Where there is
+  /// none, `error` says so.
+  std::vector<StateReply> call_all(std::vector<std::pair<ExecutorId, StateRequest>> requests);
   /// It is not listened to any more.
   void give_up(ExecutorId id, const std::string& why);
   /// Lets all of them end. Nothing is told of those that are lost from now on.
@@ -99,11 +103,14 @@ class Members {
   using ExecutorPtr = std::shared_ptr<Executor>;
   struct Call {
     ExecutorId executor = 0;
+    std::uint64_t request = 0;
     bool is_done = false;
     bool is_lost = false;
     StateReply reply;
   };
 
+  std::shared_ptr<Call> ask(ExecutorId id, StateRequest&& request);
+  StateReply wait_for(const std::shared_ptr<Call>& call);
   void accept();
   void monitor();
   void serve(const std::shared_ptr<Channel>& channel);
