@@ -111,7 +111,8 @@ bool Executor::leave() {
 }
 
 bool Executor::run() {
-  register_with_driver(peers_.listen(Address{options_.listen}).text);
+  const std::string listens = peers_.listen(Address{options_.listen}).text;
+  register_with_driver(options_.announce.empty() ? listens : options_.announce);
   peers_.start(id_);
   const auto beating = runtime_.spawn("heartbeat", [this] { beat(); });
   std::unique_ptr<Thread> logging;

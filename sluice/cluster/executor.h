@@ -39,7 +39,7 @@ struct ExecutorOptions {
   std::string driver;
   /// See Hello.
   std::string token;
-  /// Where other executors are to reach it; port 0: the system chooses one.
+  /// Where it listens for other executors; port 0: the system chooses one.
   std::string listen;
   std::uint32_t cores = 1;
   /// Half of it is for cached partitions and blocks, half for shuffle output; beyond it they are on disk. Two fixed
@@ -52,6 +52,8 @@ struct ExecutorOptions {
   std::string socket_directory{};
   /// What its machine is called. Empty: as it calls itself.
   std::string host{};
+  /// Where others reach it, when that is not where it listens. Empty: it is.
+  std::string announce{};
 };
 
 /// See the head of this file. Threads: `close` from anywhere, the rest from one.
