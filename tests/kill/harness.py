@@ -45,18 +45,23 @@ def table(results: list[runs.Result]) -> str:
     places: collections.Counter[str] = collections.Counter()
     for result in results:
         places.update(result.places)
+    in_executors: collections.Counter[str] = collections.Counter()
+    for result in results:
+        in_executors.update(result.executor_places)
     scenarios = collections.Counter(result.scenario for result in results)
+    places_hit = {place for place in places | in_executors if not place.startswith("(")}
     rows = [
         ("runs", f"{len(results)}: " + ", ".join(f"{n} {name}" for name, n in sorted(scenarios.items()))),
         ("kills", f"{sum(r.kills for r in results)}, {sum(r.in_recovery for r in results)} a moment after the start"),
-        ("executors killed", str(sum(r.executor_kills for r in results))),
+        ("executors killed", f"{sum(r.executor_kills for r in results)}, and {in_executors.total()} at places"),
         ("executors stopped, or cut off", str(sum(r.executor_stops for r in results))),
         ("graceful stops", str(sum(r.stops for r in results))),
         ("batches", str(sum(r.batches for r in results))),
         ("lines", f"{sum(r.lines for r in results)}; {sum(r.lost_by_socket for r in results)} of sockets never logged"),
-        ("places hit", f"{sum(1 for p in places if not p.startswith('('))} different"),
+        ("places hit", f"{len(places_hit)} different"),
     ]
     rows += [(f"  {place}", str(n)) for place, n in sorted(places.items())]
+    rows += [(f"  {place} (executor)", str(n)) for place, n in sorted(in_executors.items())]
     sinks = collections.Counter(name for result in results for name in result.sinks)
     rows += [("runs with sinks", ", ".join(f"{n} {name}" for name, n in sorted(sinks.items())) or "none")]
     rows += [(kind, f"{count(kind)} runs") for kind in oracle.Mistakes.KINDS]

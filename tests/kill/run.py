@@ -29,6 +29,7 @@ class Result:
     kills: int = 0
     in_recovery: int = 0
     executor_kills: int = 0
+    executor_places: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     executor_stops: int = 0
     stops: int = 0
     batches: int = 0
@@ -91,6 +92,7 @@ class Job:
     def __init__(self, run: "Run", kill: str | None):
         environment = dict(os.environ)
         environment.pop("SLUICE_KILL", None)
+        environment["SLUICE_KILL_LOG"] = str(run.directory / "killed.txt")
         if kill:
             environment["SLUICE_KILL"] = kill
         self.log = open(run.directory / "log.txt", "ab")
@@ -203,6 +205,7 @@ class Run:
         self.command = [program, f"--directory={directory}", *self.arguments()]
         if self.nodes:
             self.command = self.nodes.driver(self.command)
+        self.killed_lines = 0  # of killed.txt, by earlier lives
         self.over = False  # something went wrong that makes the rest pointless
 
     def arguments(self) -> list[str]:
@@ -289,16 +292,26 @@ class Run:
         self.watch.look()
         if killed and life.kind == "early":
             self.result.in_recovery += 1
-        self.judge(life, status, killed, stopped)
+        in_executors = self.places_of_executors(job.pid)
+        self.judge(life, status, killed, stopped, in_executors)
 
-    def judge(self, life: plans.Life, status: int, killed: bool, stopped: bool) -> None:
+    def places_of_executors(self, driver: int) -> int:
+        """Counts the kills of this life at places inside executors."""
+        path = self.directory / "killed.txt"
+        lines = path.read_text().splitlines() if path.exists() else []
+        new, self.killed_lines = lines[self.killed_lines :], len(lines)
+        places = [place for place, pid in map(str.split, new) if int(pid) != driver]
+        self.result.executor_places.update(places)
+        return len(places)
+
+    def judge(self, life: plans.Life, status: int, killed: bool, stopped: bool, in_executors: int) -> None:
         if self.over:
             return
         if status == -signal.SIGKILL:
             self.result.kills += 1
             if life.kind == "place" and not killed:
                 self.result.places[life.place] += 1
-            elif life.kind == "place":
+            elif life.kind == "place" and in_executors == 0:
                 self.result.places["(place not reached)"] += 1
         elif status == 0 and stopped:
             self.result.stops += 1
