@@ -132,6 +132,8 @@ def draw(
     fails = chance.random() < 0.4
     of_sinks = random.Random(f"sluice kill sinks {seed}")
     drawn_sinks = [name for name in SINKS if of_sinks.random() < 0.5 and name in sinks]
+    if random.Random(f"sluice kill text {seed}").random() < 0.5:
+        drawn_sinks.append("text")
     plan = Plan(
         seed=seed,
         scenario=scenario,

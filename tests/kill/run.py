@@ -256,7 +256,7 @@ class Run:
         job = Job(self, f"{life.place}:{life.count}" if life.kind == "place" else None)
         begun = time.monotonic()
         before = len(self.watch.batches)
-        moved = begun
+        moved = look_at = begun
         stopped = False
         killed = False
         after = self.chance.uniform(0, self.plan.batch_ms / 1000)
@@ -265,6 +265,9 @@ class Run:
             time.sleep(0.004)
             now = time.monotonic()
             chaos.look(now)
+            if now >= look_at:
+                self.sinks.look(self.mistakes, newest=2)
+                look_at = now + 0.02
             if self.watch.look():
                 moved = now
             batches = len(self.watch.batches) - before
@@ -290,6 +293,7 @@ class Run:
         status = job.wait()
         chaos.end()
         self.watch.look()
+        self.sinks.look(self.mistakes, newest=30)
         if killed and life.kind == "early":
             self.result.in_recovery += 1
         in_executors = self.places_of_executors(job.pid)
