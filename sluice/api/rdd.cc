@@ -3,6 +3,8 @@
 #include <charconv>
 #include <cstdio>
 
+#include "sluice/runtime/planted_bug.h"
+
 namespace sluice::detail {
 namespace {
 
@@ -23,6 +25,7 @@ class TextFilePipe : public Pipe {
     path_ = directory + "/" + part;
     // Attempts of one task never run at the same time on one name.
     unfinished_ = directory + "/." + part + "." + std::to_string(at.task.id().attempt) + ".unfinished";
+    if (planted_bug("direct-commit")) unfinished_ = path_;
     at_place([this] { file_ = files_.create(unfinished_); });
   }
   ~TextFilePipe() override {

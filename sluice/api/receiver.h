@@ -230,6 +230,11 @@ class FactoryReceiverProgram : public ReceiverProgram {
 struct ReceiverOptions {
   /// Pause before `run` is called again (RC-07).
   Duration restart_delay = std::chrono::seconds(2);
+  /// The host whose executors it is to run on: what that machine calls itself (hostname), or the address that its
+  /// executors are reached by (RC-10). Of these it gets the one with the fewest receivers that has a free core. Where
+  /// there is none it runs elsewhere, as if nothing was preferred, and a line on standard error says so. The same again
+  /// each time that its executor is lost. Without executors it means nothing.
+  std::string preferred_location{};
 };
 
 }  // namespace sluice

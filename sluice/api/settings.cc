@@ -17,6 +17,7 @@ namespace {
 
 constexpr std::array known{"master",
                            "listen",
+                           "announce",
                            "certs",
                            "executor",
                            "cores",
@@ -93,6 +94,7 @@ namespace {
     detail::ExecutorOptions options;
     options.driver = driver;
     options.listen = settings.text("listen", "", "0.0.0.0:0");
+    options.announce = settings.text("announce", "", "");
     options.cores = static_cast<std::uint32_t>(settings.number("cores", 0, core_count()));
     options.memory_bytes = settings.number("memory", 0, std::uint64_t{1} << 30);
     options.spill_directory = settings.text("spill-directory", "", "/tmp");

@@ -214,7 +214,9 @@ class StreamingContext {
         Duration(driver_->options().interval));
     auto input = std::make_unique<detail::ReceiverInput>(
         std::move(program), driver_->budget(),
-        detail::ReceiverInputOptions{.restart_delay = options.restart_delay, .partitions_max = partitions_max()});
+        detail::ReceiverInputOptions{.restart_delay = options.restart_delay,
+                                     .partitions_max = partitions_max(),
+                                     .preferred_host = std::move(options.preferred_location)});
     return DStream<T>(driver_, driver_->add_input(info, std::move(input)), context_.default_partitions());
   }
   /// The records of several streams, in this order (SC-18); all need the same slide.

@@ -31,12 +31,14 @@ bool read_whole(Connection& connection, std::span<char> into, Time deadline) {
 
 [[noreturn]] void fail_inside() { throw Error(Code::truncated_data, {.why = "the connection ended inside a message"}); }
 
-std::uint32_t checksum(std::uint32_t length, std::string_view payload) {
-  return crc32c(payload, crc32c({reinterpret_cast<const char*>(&length), sizeof length}));
+std::uint32_t checksum(std::uint64_t number, std::uint32_t length, std::string_view payload) {
+  const std::uint32_t of_number = crc32c({reinterpret_cast<const char*>(&number), sizeof number});
+  return crc32c(payload, crc32c({reinterpret_cast<const char*>(&length), sizeof length}, of_number));
 }
 
 /// Appends the payload of a frame; false at the end of the stream.
-bool read_frame(Connection& connection, Time deadline, std::size_t bytes_max, std::string& message, bool& more) {
+bool read_frame(Connection& connection, Time deadline, std::size_t bytes_max, std::string& message, bool& more,
+                std::uint64_t& frames) {
   char head[header_bytes];
   if (!read_whole(connection, head, deadline)) return false;
   Decoder header(std::string_view(head, sizeof head));
@@ -58,22 +60,22 @@ bool read_frame(Connection& connection, Time deadline, std::size_t bytes_max, st
     if (!read_whole(connection, {message.data() + before + got, next - got}, deadline)) fail_inside();
     got = next;
   }
-  if (checksum(length, std::string_view(message).substr(before)) != sum) {
-    throw Error(Code::corrupt_data, {.why = "a frame's checksum is wrong"});
+  if (checksum(frames++, length, std::string_view(message).substr(before)) != sum) {
+    throw Error(Code::corrupt_data, {.why = "a frame's checksum is wrong, or the frame is not the next one"});
   }
   return true;
 }
 
 }  // namespace
 
-void write_message(Connection& connection, std::string_view message, Time deadline) {
+void write_message(Connection& connection, std::string_view message, Time deadline, std::uint64_t& frames) {
   do {
     const std::string_view payload = message.substr(0, frame_bytes_max);
     message.remove_prefix(payload.size());
     const std::uint32_t length = static_cast<std::uint32_t>(payload.size()) | (message.empty() ? 0 : more_follow);
     Encoder header;
     header.u32(length);
-    header.u32(checksum(length, payload));
+    header.u32(checksum(frames++, length, payload));
     if (payload.size() <= copied_bytes_max) {
       header.bytes(payload);
       connection.write(header.view(), deadline);
@@ -84,14 +86,25 @@ void write_message(Connection& connection, std::string_view message, Time deadli
   } while (!message.empty());
 }
 
-std::optional<std::string> read_message(Connection& connection, Time deadline, std::size_t bytes_max) {
+void write_message(Connection& connection, std::string_view message, Time deadline) {
+  std::uint64_t frames = 0;
+  write_message(connection, message, deadline, frames);
+}
+
+std::optional<std::string> read_message(Connection& connection, Time deadline, std::size_t bytes_max,
+                                        std::uint64_t& frames) {
   std::string message;
   bool more = false;
-  if (!read_frame(connection, deadline, bytes_max, message, more)) return std::nullopt;
+  if (!read_frame(connection, deadline, bytes_max, message, more, frames)) return std::nullopt;
   while (more) {
-    if (!read_frame(connection, deadline, bytes_max, message, more)) fail_inside();
+    if (!read_frame(connection, deadline, bytes_max, message, more, frames)) fail_inside();
   }
   return message;
+}
+
+std::optional<std::string> read_message(Connection& connection, Time deadline, std::size_t bytes_max) {
+  std::uint64_t frames = 0;
+  return read_message(connection, deadline, bytes_max, frames);
 }
 
 Channel::Channel(Runtime& runtime, std::unique_ptr<Connection> connection)
@@ -113,7 +126,7 @@ void Channel::send(std::string_view message) {
     turn_->notify_all();
   };
   try {
-    write_message(*connection_, message, runtime_.clock().now() + send_time_max);
+    write_message(*connection_, message, runtime_.clock().now() + send_time_max, sent_);
     is_sent = true;
   } catch (...) {
     end_turn();
@@ -124,7 +137,7 @@ void Channel::send(std::string_view message) {
 }
 
 std::optional<std::string> Channel::receive(Time deadline, std::size_t bytes_max) {
-  return read_message(*connection_, deadline, bytes_max);
+  return read_message(*connection_, deadline, bytes_max, received_);
 }
 
 void Channel::close() {

@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "sluice/runtime/errors.h"
+#include "sluice/testkit/simulation.h"
 
 namespace sluice::detail {
 namespace {
@@ -88,6 +90,41 @@ TEST(Frame, LargeMessagesTravelInSeveral) {
                                           "c"};
   for (const std::string& message : messages) write_message(connection, message, Time::max());
   for (const std::string& message : messages) EXPECT_EQ(read_message(connection, Time::max()), message);
+}
+
+// A message of who is known by its place in the stream alone: twice, left out, or before its turn, it is refused.
+TEST(Channels, RefuseAFrameThatComesTwiceOrOutOfItsTurn) {
+  testing::Simulation sim{1, {}};
+  sim.run([&] {
+    auto written = std::make_unique<MemoryConnection>();
+    const std::string& bytes = written->bytes;
+    std::vector<std::string> frames;
+    Channel sender(sim, std::move(written));
+    for (const char* message : {"first", "second", "third"}) {
+      const std::size_t before = bytes.size();
+      sender.send(message);
+      frames.push_back(bytes.substr(before));
+    }
+    const auto received = [&](const std::vector<int>& order) {
+      std::string stream;
+      for (const int frame : order) stream += frames[static_cast<std::size_t>(frame)];
+      Channel receiver(sim, std::make_unique<MemoryConnection>(stream));
+      std::vector<std::string> got;
+      try {
+        while (const auto message = receiver.receive()) got.push_back(*message);
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), Code::corrupt_data);
+        got.emplace_back("refused");
+      }
+      return got;
+    };
+    using Got = std::vector<std::string>;
+    EXPECT_EQ(received({0, 1, 2}), (Got{"first", "second", "third"}));
+    EXPECT_EQ(received({0, 0}), (Got{"first", "refused"}));
+    EXPECT_EQ(received({0, 1, 1, 2}), (Got{"first", "second", "refused"}));
+    EXPECT_EQ(received({0, 2}), (Got{"first", "refused"}));
+    EXPECT_EQ(received({1}), (Got{"refused"})) << "what was said over another connection";
+  });
 }
 
 }  // namespace

@@ -114,12 +114,22 @@ bool Executor::leave() {
 std::shared_ptr<StateKeeper> Executor::keep_state() { return states_->keep_aside() ? states_ : nullptr; }
 
 bool Executor::run() {
-  register_with_driver(peers_.listen(Address{options_.listen}).text);
+  const std::string listens = peers_.listen(Address{options_.listen}).text;
+  register_with_driver(options_.announce.empty() ? listens : options_.announce);
   peers_.start(id_);
   const auto beating = runtime_.spawn("heartbeat", [this] { beat(); });
+  std::unique_ptr<Thread> logging;
+  if (logs_ != nullptr) {
+    logging =
+        runtime_.spawn("log lines", [this] { logs_->run([this](std::string_view lines) { tell_driver(lines); }); });
+  }
   const bool is_shut_down = read_from_driver();
   close();
   beating->join();
+  if (logging != nullptr) {
+    logs_->close();
+    logging->join();
+  }
   services_.join();
   peers_.stop();
   pool_.reset();  // after the tasks that run
@@ -139,6 +149,7 @@ void Executor::register_with_driver(const std::string& address) {
   hello.address = address;
   hello.cores = options_.cores;
   hello.pid = process_id();
+  hello.host = options_.host.empty() ? host_name() : options_.host;
   const Welcome welcome = say_hello(runtime_, *channel, std::move(hello));
   if (!welcome.application.empty()) {  // it has begun already
     states_->begin(welcome.application, welcome.epoch);
@@ -183,6 +194,10 @@ void Executor::tell_driver(std::string_view message) {
   } catch (const Error&) {
     driver_->close();
   }
+}
+
+void Executor::send_lines() {
+  if (logs_ != nullptr) logs_->send([this](std::string_view lines) { tell_driver(lines); });
 }
 
 bool Executor::read_from_driver() {
@@ -522,6 +537,7 @@ void Executor::report(const TaskPtr& task, TaskDone&& done) {
   }
   done.ticket = task->message.ticket;
   kill_point("executor.before_report");
+  send_lines();
   tell_driver(encode_message(done));
 }
 

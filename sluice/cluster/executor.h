@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "sluice/cluster/channel.h"
+#include "sluice/cluster/log_lines.h"
 #include "sluice/cluster/messages.h"
 #include "sluice/cluster/peer_connections.h"
 #include "sluice/cluster/service_keeper.h"
@@ -38,7 +39,7 @@ struct ExecutorOptions {
   std::string driver;
   /// See Hello.
   std::string token;
-  /// Where other executors are to reach it; port 0: the system chooses one.
+  /// Where it listens for other executors; port 0: the system chooses one.
   std::string listen;
   std::uint32_t cores = 1;
   /// Half of it is for cached partitions and blocks, half for shuffle output; beyond it they are on disk. Two fixed
@@ -49,6 +50,10 @@ struct ExecutorOptions {
   Compression compression = Compression::none;
   /// Of the sockets of all; removed by executors that outlive their parent. Empty: there is none.
   std::string socket_directory{};
+  /// What its machine is called. Empty: as it calls itself.
+  std::string host{};
+  /// Where others reach it, when that is not where it listens. Empty: it is.
+  std::string announce{};
 };
 
 /// See the head of this file. Threads: `close` from anywhere, the rest from one.
@@ -72,6 +77,9 @@ class Executor {
   /// Asks the driver to let it go. It works on until all that it has lies elsewhere; then `run` returns true. False
   /// when there is no driver.
   bool leave();
+  /// What this process prints goes to the driver, too: what a task has printed before the driver hears that it is done.
+  /// Before `run`; `logs` outlives it.
+  void send_lines_of(LogQueue& logs) { logs_ = &logs; }
   /// Gets a broadcast value from the driver: see set_shared_value_loader. Waits; called by tasks.
   std::string load_shared_value(std::uint64_t id);
 
@@ -87,6 +95,7 @@ class Executor {
   std::optional<KeepBlock> block_message(const BlockId& block, Keep level);
   void beat();
   void tell_driver(std::string_view message);
+  void send_lines();
 
   void launch(std::function<void()> work);
   void start(RunTask&& message);
@@ -119,6 +128,7 @@ class Executor {
   ShuffleStore shuffles_;
   const std::shared_ptr<StateKeeper> states_;
   std::unique_ptr<Channel> driver_;
+  LogQueue* logs_ = nullptr;
   ExecutorId id_ = 0;
   std::uint64_t hash_seed_ = 0;
   bool check_views_ = false;

@@ -1,10 +1,12 @@
 #include "sluice/cluster/manager.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>
 
+#include "sluice/cluster/log_lines.h"
 #include "sluice/core/shared_values.h"
 #include "sluice/runtime/process.h"
 
@@ -43,8 +45,8 @@ class LocalProcesses final : public ClusterManager {
       stopping_ = true;
       stopped_->notify_all();
       // Those that have not ended with the driver's connection by now will not.
-      for (const auto& child : children_) {
-        if (child != nullptr) child->kill(9);
+      for (const Child& child : children_) {
+        if (child.process != nullptr) child.process->kill(9);
       }
     }
     threads_.join();
@@ -54,8 +56,15 @@ class LocalProcesses final : public ClusterManager {
   void run_executors(const ExecutorOptions& each, std::size_t count) override {
     const std::lock_guard lock(mutex_);
     for (wanted_ = count; running_ < wanted_; ++running_) {
-      children_.push_back(nullptr);
+      children_.emplace_back();
       threads_.spawn("executor process", [this, each, number = children_.size() - 1] { run(each, number); });
+    }
+  }
+
+  void came(ExecutorId id, std::int64_t pid) override {
+    const std::lock_guard lock(mutex_);
+    for (const Child& child : children_) {
+      if (child.process != nullptr && child.process->pid() == pid) *child.id = id;
     }
   }
 
@@ -63,6 +72,25 @@ class LocalProcesses final : public ClusterManager {
   const ClusterNetwork& network() const override { return network_; }
 
  private:
+  struct Child {
+    std::shared_ptr<ChildProcess> process;
+    /// Of the executor; 0 before it has registered.
+    std::shared_ptr<std::atomic<ExecutorId>> id;
+  };
+
+  // Before it can do anything, so that it is known when it registers. nullptr when this process ends.
+  std::shared_ptr<ChildProcess> start_process(std::size_t number) {
+    const auto id = std::make_shared<std::atomic<ExecutorId>>(0);
+    const auto print = [id](std::string_view line) {
+      const ExecutorId known = id->load();
+      print_line(known == 0 ? "executor" : "executor " + std::to_string(known), line);
+    };
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return nullptr;
+    children_[number] = {spawn_self({std::string(child_mark)}, print), id};
+    return children_[number].process;
+  }
+
   void remove(const std::string& path) {
     try {
       runtime_.files().remove_all(path);
@@ -83,22 +111,18 @@ class LocalProcesses final : public ClusterManager {
       const Time begun = runtime_.clock().now();
       std::shared_ptr<ChildProcess> child;
       try {
-        child = spawn_self({std::string(child_mark)});
+        child = start_process(number);
+        if (child == nullptr) return;
         Encoder out;
         encode(options, out);
         write_message(child->connection(), out.view(), begun + start_time_max);
       } catch (const Error& error) {
         std::fprintf(stderr, "sluice: an executor could not be started: %s\n", error.what());
       }
-      {
-        const std::lock_guard lock(mutex_);
-        if (stopping_) return;
-        children_[number] = child;
-      }
       const int status = child == nullptr ? given_up : child->wait();
       if (spills) remove(options.spill_directory);
       std::unique_lock lock(mutex_);
-      children_[number] = nullptr;
+      children_[number] = {};
       if (stopping_) return;
       if (running_ > wanted_) {
         --running_;
@@ -122,7 +146,7 @@ class LocalProcesses final : public ClusterManager {
   bool stopping_ = false;
   std::size_t wanted_ = 0;
   std::size_t running_ = 0;
-  std::vector<std::shared_ptr<ChildProcess>> children_;
+  std::vector<Child> children_;
   Threads threads_;
 };
 
@@ -151,6 +175,7 @@ std::unique_ptr<ClusterManager> make_local_processes(Runtime& runtime) {
 void run_executor_if_child(int argc, char** argv) {
   if (argc < 2 || argv[1] != child_mark) return;
   Runtime& runtime = system_runtime();
+  std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);  // it is a pipe, and a line is for somebody to see
   const auto parent = connection_to_parent();
   const auto message = read_message(*parent, runtime.clock().now() + start_time_max);
   if (!message.has_value()) std::_Exit(1);
@@ -202,6 +227,8 @@ void run_executor_if_child(int argc, char** argv) {
 void run_started_executor(const ClusterNetwork& network, ExecutorOptions options, Duration grace) {
   Runtime& runtime = system_runtime();
   options.token = network.token;
+  static LogQueue& logs = *new LogQueue(runtime);  // this process prints until its very end
+  copy_output([](OutputStream stream, std::string_view piece) { logs.add(stream, piece); });
   Time until = runtime.clock().now() + grace;
   std::shared_ptr<StateKeeper> states;
   std::mutex mutex;
@@ -223,6 +250,7 @@ void run_started_executor(const ClusterNetwork& network, ExecutorOptions options
     std::string why;
     try {
       Executor executor(runtime, *network.transport, options, states);
+      executor.send_lines_of(logs);
       set_shared_value_loader([&executor](std::uint64_t id) { return executor.load_shared_value(id); });
       set_current(&executor);
       const bool is_shut_down = executor.run();
@@ -284,6 +312,7 @@ void ThreadExecutors::run_executors(const ExecutorOptions& each, std::size_t cou
 void ThreadExecutors::run(std::size_t number, const ExecutorOptions& options) {
   ExecutorOptions own = options;
   own.listen = Address::tcp("127.0.0.1", 0).text;
+  own.host = "host-" + std::to_string(number);
   std::shared_ptr<StateKeeper> states;
   for (;;) {
     auto executor = std::make_shared<Executor>(runtime_, *network_.transport, own, states);

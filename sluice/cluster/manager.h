@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -19,19 +20,24 @@ class ClusterManager {
   /// Sees to it that so many executors run from now on; one that ends is started again, as a new one. When called again
   /// with another count, more are started, or those that end next are not started again. `each.listen` is set here.
   virtual void run_executors(const ExecutorOptions& each, std::size_t count) = 0;
+  /// An executor in that process has registered under that number. Called while a lock is held: must not wait.
+  virtual void came(ExecutorId id, std::int64_t pid) {
+    static_cast<void>(id);
+    static_cast<void>(pid);
+  }
   /// Where the driver has to listen so that they reach it, and how.
   virtual Address driver_address() = 0;
   virtual const ClusterNetwork& network() const = 0;
 };
 
 /// Processes of this program on this host, which speak over unix sockets in a directory of their own. Each ends when
-/// this process does.
+/// this process does. What they print is on this process's standard error, line by line, behind the executor's number.
 std::unique_ptr<ClusterManager> make_local_processes(Runtime& runtime);
 
 /// Executors that somebody starts on any host, with `run_started_executor`.
 std::unique_ptr<ClusterManager> make_started_elsewhere(ClusterNetwork network, Address listen);
 
-/// Threads of this process, or of a simulation: for tests.
+/// Threads of this process, or of a simulation: for tests. Number n, from 0 on, is on a host that is called "host-n".
 class ThreadExecutors : public ClusterManager {
  public:
   explicit ThreadExecutors(Runtime& runtime);
@@ -77,7 +83,8 @@ void run_executor_if_child(int argc, char** argv);
 /// Runs an executor of a driver that is reached over the network, and ends the process with it: status 0 when the
 /// driver has shut it down, 1 when it refuses this process. While the driver cannot be reached it is tried again, for
 /// `grace`; then the status is 3. When the driver is lost it waits for the next one: with the state that it has, which
-/// a driver of the same application can go on with; where there is none the process starts over.
+/// a driver of the same application can go on with; where there is none the process starts over. What it prints goes to
+/// the driver, too (log_lines.h).
 [[noreturn]] void run_started_executor(const ClusterNetwork& network, ExecutorOptions options, Duration grace);
 
 }  // namespace sluice::detail

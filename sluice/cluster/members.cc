@@ -22,6 +22,7 @@ Members::Members(Runtime& runtime, std::unique_ptr<Listener> listener, Options o
       listener_(std::move(listener)),
       options_(std::move(options)),
       changed_(runtime.condition()),
+      printer_(runtime),
       threads_(runtime) {
   threads_.spawn("accept", [this] { accept(); });
   threads_.spawn("monitor", [this] { monitor(); });
@@ -30,6 +31,8 @@ Members::Members(Runtime& runtime, std::unique_ptr<Listener> listener, Options o
 Members::~Members() {
   stop();
   threads_.join();
+  printer_.close();
+  if (printing_ != nullptr) printing_->join();
 }
 
 void Members::stop() {
@@ -98,10 +101,12 @@ Members::ExecutorPtr Members::welcome(const std::shared_ptr<Channel>& channel) {
   executor->address = reached_at(hello->address, channel->peer());
   executor->cores = hello->cores;
   executor->pid = hello->pid;
+  executor->host = hello->host;
   {
     const std::lock_guard lock(mutex_);
     if (stopping_) return nullptr;
     executor->id = ++last_id_;
+    if (options_.on_come) options_.on_come(executor->id, executor->pid);
   }
   answer.id = executor->id;
   channel->send(encode_message(answer));
@@ -146,6 +151,10 @@ void Members::listen_to(const ExecutorPtr& executor) {
       send_to(executor, *message);
       continue;
     }
+    if (kind == LogLines::kind) {
+      show(*executor, decode_message<LogLines>(*message));
+      continue;
+    }
     if (kind != StateReply::kind) {
       options_.on_message(executor->id, *message);
       continue;
@@ -158,6 +167,15 @@ void Members::listen_to(const ExecutorPtr& executor) {
     waiting->second->is_done = true;
     changed_->notify_all();
   }
+}
+
+void Members::show(const Executor& executor, const LogLines& lines) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (printing_ == nullptr) printing_ = runtime_.spawn("lines of executors", [this] { printer_.run(); });
+  }
+  const std::string host = host_of(executor.address);
+  printer_.add("executor " + std::to_string(executor.id) + (host.empty() ? "" : " at " + host), lines);
 }
 
 // One that cannot be sent to is lost: who listens to it sees that.
@@ -191,25 +209,47 @@ void Members::send_all(std::string_view message) {
   for (const ExecutorPtr& executor : all()) send_to(executor, message);
 }
 
-StateReply Members::call(ExecutorId id, StateRequest request) {
+std::shared_ptr<Members::Call> Members::ask(ExecutorId id, StateRequest&& request) {
   const auto call = std::make_shared<Call>();
+  call->executor = id;
   ExecutorPtr executor;
   {
     const std::lock_guard lock(mutex_);
     const auto found = executors_.find(id);
-    if (found == executors_.end()) throw lost_error(id);
+    call->is_lost = found == executors_.end();
+    if (call->is_lost) return call;
     executor = found->second;
-    call->executor = id;
-    request.request = ++last_request_;
-    calls_[request.request] = call;
+    call->request = request.request = ++last_request_;
+    calls_[call->request] = call;
   }
   send_to(executor, encode_message(request));
+  return call;
+}
+
+StateReply Members::wait_for(const std::shared_ptr<Call>& call) {
   std::unique_lock lock(mutex_);
   while (!call->is_done && !call->is_lost) changed_->wait(lock);
-  calls_.erase(request.request);
-  if (!call->is_done) throw lost_error(id);
+  calls_.erase(call->request);
+  if (!call->is_done) throw lost_error(call->executor);
   if (!call->reply.error.empty()) throw Error(Code::state_lost, {.why = call->reply.error});
   return std::move(call->reply);
+}
+
+StateReply Members::call(ExecutorId id, StateRequest request) { return wait_for(ask(id, std::move(request))); }
+
+std::vector<StateReply> Members::call_all(std::vector<std::pair<ExecutorId, StateRequest>> requests) {
+  std::vector<std::shared_ptr<Call>> calls;
+  for (auto& [id, request] : requests) calls.push_back(ask(id, std::move(request)));
+  std::vector<StateReply> replies;
+  for (const auto& call : calls) {
+    try {
+      replies.push_back(wait_for(call));
+    } catch (const Error& error) {
+      replies.emplace_back();
+      replies.back().error = error.details().why;
+    }
+  }
+  return replies;
 }
 
 // ---- They go
@@ -299,6 +339,19 @@ std::size_t Members::cores() {
   std::size_t cores = 0;
   for (const auto& [id, executor] : executors_) cores += executor->is_ready ? executor->cores : 0;
   return cores;
+}
+
+std::size_t Members::cores(ExecutorId id) {
+  const std::lock_guard lock(mutex_);
+  const auto found = executors_.find(id);
+  return found == executors_.end() ? 0 : found->second->cores;
+}
+
+bool Members::is_on(ExecutorId id, const std::string& host) {
+  const std::lock_guard lock(mutex_);
+  const auto found = executors_.find(id);
+  if (found == executors_.end()) return false;
+  return found->second->host == host || host_of(found->second->address) == host;
 }
 
 std::string Members::host(ExecutorId id) {

@@ -20,9 +20,11 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "sluice/cluster/channel.h"
+#include "sluice/cluster/log_lines.h"
 #include "sluice/cluster/messages.h"
 #include "sluice/cluster/threads.h"
 #include "sluice/runtime/runtime.h"
@@ -39,6 +41,8 @@ class Members {
     Welcome welcome;
     /// Silence after which an executor is given up.
     Duration timeout{};
+    /// One has come, in that process of its host. Called under a lock: must call nothing here.
+    std::function<void(ExecutorId, std::int64_t pid)> on_come{};
     std::function<void(ExecutorId, std::string_view message)> on_message;
     std::function<void(ExecutorId)> on_lost;
   };
@@ -61,8 +65,12 @@ class Members {
   bool is_alive(ExecutorId id);
   /// Of those that are ready.
   std::size_t cores();
+  /// Of one; 0 when it is lost.
+  std::size_t cores(ExecutorId id);
   /// Where it is; empty where all are on one, or when it is lost.
   std::string host(ExecutorId id);
+  /// Whether it is on the machine that calls itself so, or that others reach by this address.
+  bool is_on(ExecutorId id, const std::string& host);
   /// False when there were not so many in time.
   bool wait_for(std::size_t count, Duration time_max);
   /// The process of each.
@@ -73,6 +81,9 @@ class Members {
   void send_all(std::string_view message);
   /// The answer to a request. Errors: SLU-211 it is lost before it answers, or says what is wrong.
   StateReply call(ExecutorId id, StateRequest request);
+  /// The answers to several requests, in their order, after one time of the network for all of them. Where there is
+  /// none, `error` says so.
+  std::vector<StateReply> call_all(std::vector<std::pair<ExecutorId, StateRequest>> requests);
   /// It is not listened to any more.
   void give_up(ExecutorId id, const std::string& why);
   /// Lets all of them end. Nothing is told of those that are lost from now on.
@@ -85,6 +96,7 @@ class Members {
     std::string address;
     std::uint32_t cores = 0;
     std::int64_t pid = 0;
+    std::string host;
     Time heard{};
     bool is_ready = false;
     bool is_leaving = false;
@@ -93,17 +105,21 @@ class Members {
   using ExecutorPtr = std::shared_ptr<Executor>;
   struct Call {
     ExecutorId executor = 0;
+    std::uint64_t request = 0;
     bool is_done = false;
     bool is_lost = false;
     StateReply reply;
   };
 
+  std::shared_ptr<Call> ask(ExecutorId id, StateRequest&& request);
+  StateReply wait_for(const std::shared_ptr<Call>& call);
   void accept();
   void monitor();
   void serve(const std::shared_ptr<Channel>& channel);
   ExecutorPtr welcome(const std::shared_ptr<Channel>& channel);
   void listen_to(const ExecutorPtr& executor);
   void lost(const ExecutorPtr& executor);
+  void show(const Executor& executor, const LogLines& lines);
   void tell_peers();
   std::vector<ExecutorId> select(bool leaving);
   static void send_to(const ExecutorPtr& executor, std::string_view message);
@@ -121,6 +137,8 @@ class Members {
   std::map<ExecutorId, ExecutorPtr> executors_;
   std::list<std::shared_ptr<Channel>> channels_;
   std::map<std::uint64_t, std::shared_ptr<Call>> calls_;
+  LogPrinter printer_;
+  std::unique_ptr<Thread> printing_;
   Threads threads_;
 };
 

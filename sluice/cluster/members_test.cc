@@ -111,7 +111,7 @@ TEST_F(MembersTest, RefusesWhoDoesNotBelongHereAndSaysWhy) {
     EXPECT_EQ(refusal(members, encode_message(other)), "it runs another build of the program");
     other = hello();
     ++other.version;
-    EXPECT_EQ(refusal(members, encode_message(other)), "it speaks version 2 of the protocol, not 1");
+    EXPECT_EQ(refusal(members, encode_message(other)), "it speaks version 3 of the protocol, not 2");
     other = hello();
     other.cores = 0;
     EXPECT_EQ(refusal(members, encode_message(other)), "it is no executor");
@@ -151,6 +151,36 @@ TEST_F(MembersTest, GivesTheAnswerOfARequestOrSaysThatTheExecutorIsLost) {
     EXPECT_EQ(why(), "executor 1 is lost");
     answering->join();
     EXPECT_EQ(why(), "executor 1 is lost");
+  });
+}
+
+TEST_F(MembersTest, GivesTheAnswersOfManyRequestsInTheirOrderAndSaysWhereThereIsNone) {
+  run([&](Members& members) {
+    const auto executor = join(members);
+    const auto answering = sim.spawn("executor", [&] {
+      std::vector<StateRequest> asked;
+      // All of them are asked before the first is answered.
+      for (int i = 0; i < 3; ++i) asked.push_back(decode_message<StateRequest>(*executor->receive()));
+      for (const int i : {2, 0}) {
+        StateReply reply;
+        reply.request = asked[static_cast<std::size_t>(i)].request;
+        reply.number = asked[static_cast<std::size_t>(i)].number;
+        if (i == 0) reply.error = "it is not here";
+        executor->send(encode_message(reply));
+      }
+      executor->close();
+    });
+    std::vector<std::pair<ExecutorId, StateRequest>> requests(4, {ExecutorId{1}, StateRequest{}});
+    for (int i = 0; i < 4; ++i) requests[static_cast<std::size_t>(i)].second.number = 10 + i;
+    requests[3].first = 7;
+    const std::vector<StateReply> replies = members.call_all(std::move(requests));
+    ASSERT_EQ(replies.size(), 4u);
+    EXPECT_EQ(replies[0].error, "it is not here");
+    EXPECT_EQ(replies[1].error, "executor 1 is lost");
+    EXPECT_EQ(replies[2].number, 12);
+    EXPECT_EQ(replies[2].error, "");
+    EXPECT_EQ(replies[3].error, "executor 7 is lost");
+    answering->join();
   });
 }
 

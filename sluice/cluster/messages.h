@@ -22,7 +22,7 @@
 
 namespace sluice::detail {
 
-inline constexpr std::uint32_t protocol_version = 1;
+inline constexpr std::uint32_t protocol_version = 2;
 
 /// Number of an executor, never used again when it is gone: a process that comes back is another one. 0: none.
 using ExecutorId = std::uint32_t;
@@ -45,6 +45,8 @@ struct Hello {
   std::string address;
   std::uint32_t cores = 0;
   std::int64_t pid = 0;
+  /// Of an executor: what its machine calls itself.
+  std::string host;
 };
 
 /// The answer.
@@ -253,6 +255,14 @@ inline BlockId service_block(std::uint64_t service, std::uint32_t number) { retu
 /// The executor is to end: it does when nothing that it has is needed there any more, and the driver says Shutdown.
 struct Leave {
   static constexpr std::uint8_t kind = 25;
+};
+
+/// What an executor that was started elsewhere has printed.
+struct LogLines {
+  static constexpr std::uint8_t kind = 26;
+  std::vector<std::string> lines;
+  /// So many were printed besides, at any time before, and are not sent: they were too many.
+  std::uint64_t dropped = 0;
 };
 
 /// The executor lives; the answer, the same, says that the driver does.

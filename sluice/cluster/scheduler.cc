@@ -78,6 +78,7 @@ ClusterScheduler::ClusterScheduler(Engine& engine, std::unique_ptr<ClusterManage
   members.welcome.hash_seed = engine_.options().hash_seed;
   members.welcome.check_views = engine_.options().check_views;
   members.timeout = options_.executor_timeout;
+  members.on_come = [this](ExecutorId executor, std::int64_t pid) { manager_->came(executor, pid); };
   members.on_message = [this](ExecutorId executor, std::string_view message) { on_message(executor, message); };
   members.on_lost = [this](ExecutorId executor) { on_lost(executor); };
   each_.token = members.token;
@@ -660,26 +661,28 @@ void ClusterScheduler::copy_blocks() {
       lacking.push_back({block, places.executors[0], copy});
     }
   }
+  // All at once: one after the other, over a network of 100 ms, they would never catch up with what comes in.
+  std::vector<std::pair<ExecutorId, StateRequest>> requests;
   for (const auto& [block, executor, copy] : lacking) {
     StateRequest request;
     request.what = StateRequest::What::copy_block;
     request.operation = block.owner;
     request.partition = static_cast<std::uint32_t>(block.index);
     request.number = copy;
-    bool is_done = false;
-    try {
-      if (copy != 0) {
-        members_->call(executor, std::move(request));
-        is_done = true;
-      }
-    } catch (const Error& error) {
-      std::fprintf(stderr, "sluice: a copy of a block could not be made: %s\n", error.details().why.c_str());
+    requests.emplace_back(copy == 0 ? 0 : executor, std::move(request));
+  }
+  const std::vector<StateReply> replies = members_->call_all(std::move(requests));
+  std::size_t failed = 0;
+  for (std::size_t i = 0; i < lacking.size(); ++i) {
+    const auto& [block, executor, copy] = lacking[i];
+    const bool is_done = replies[i].error.empty() && members_->is_alive(copy);
+    if (!is_done && failed++ == 0 && copy != 0) {
+      std::fprintf(stderr, "sluice: a copy of a block could not be made: %s\n", replies[i].error.c_str());
     }
-    const bool is_alive = members_->is_alive(copy);
     const std::lock_guard lock(mutex_);
     const auto places = block_places_.find(block);
-    lacks_copies_ = lacks_copies_ || !is_done || !is_alive;
-    if (is_done && is_alive && places != block_places_.end()) places->second.executors.push_back(copy);
+    lacks_copies_ = lacks_copies_ || !is_done;
+    if (is_done && places != block_places_.end()) places->second.executors.push_back(copy);
   }
 }
 

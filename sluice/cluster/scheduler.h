@@ -72,8 +72,9 @@ class ClusterScheduler final : public TaskRunner {
   bool has_state_elsewhere() const override { return true; }
   bool take_state_moved() override { return slots_->take_moved(); }
   bool runs_services() const override { return true; }
-  std::unique_ptr<RunningService> start_service(const Shipped<ServiceMaker>& maker, ServiceEvents events) override {
-    return services_->start(engine_.next_id(), maker, std::move(events));
+  std::unique_ptr<RunningService> start_service(const Shipped<ServiceMaker>& maker, const std::string& preferred_host,
+                                                ServiceEvents events) override {
+    return services_->start(engine_.next_id(), maker, preferred_host, std::move(events));
   }
   Counters counters() const override { return {tasks_.load(), failed_attempts_.load()}; }
 

@@ -1,6 +1,7 @@
 #include "sluice/cluster/service_places.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <utility>
 
 namespace sluice::detail {
@@ -29,7 +30,7 @@ class ServicePlaces::Handle : public RunningService {
 ServicePlaces::ServicePlaces(Members& members, Options options) : members_(members), options_(std::move(options)) {}
 
 std::unique_ptr<RunningService> ServicePlaces::start(std::uint64_t id, const Shipped<ServiceMaker>& maker,
-                                                     ServiceEvents events) {
+                                                     const std::string& preferred_host, ServiceEvents events) {
   if (!members_.wait_for(1, options_.wait_max)) {
     throw Error(Code::no_executors, {.why = "none has come within " + to_string(options_.wait_max)});
   }
@@ -37,14 +38,8 @@ std::unique_ptr<RunningService> ServicePlaces::start(std::uint64_t id, const Shi
   entry->id = id;
   entry->events = std::move(events);
   {
-    const std::vector<ExecutorId> ids = members_.ready();
     const std::lock_guard lock(mutex_);
-    std::map<ExecutorId, std::size_t> services;
-    for (const auto& [other, running] : entries_) ++services[running->executor];
-    const auto fewest =
-        std::min_element(ids.begin(), ids.end(), [&](ExecutorId a, ExecutorId b) { return services[a] < services[b]; });
-    // One that is lost since is one that ends at once.
-    entry->executor = fewest == ids.end() ? 0 : *fewest;
+    entry->executor = choose(preferred_host);
     entries_[id] = entry;
   }
   auto handle = std::make_unique<Handle>(*this, entry);
@@ -52,6 +47,28 @@ std::unique_ptr<RunningService> ServicePlaces::start(std::uint64_t id, const Shi
   // Lost before it was entered here: then nobody else would say so.
   if (!members_.is_alive(entry->executor) && take(id) != nullptr) end(entry, "its executor is lost");
   return handle;
+}
+
+// Under the mutex. 0 where there is none any more: one that is lost since is one that ends at once.
+ExecutorId ServicePlaces::choose(const std::string& preferred_host) {
+  std::map<ExecutorId, std::size_t> services;
+  for (const auto& [other, running] : entries_) ++services[running->executor];
+  const auto fewest = [&services](const std::vector<ExecutorId>& ids) {
+    const auto found =
+        std::min_element(ids.begin(), ids.end(), [&](ExecutorId a, ExecutorId b) { return services[a] < services[b]; });
+    return found == ids.end() ? 0 : *found;
+  };
+  const std::vector<ExecutorId> ids = members_.ready();
+  if (preferred_host.empty()) return fewest(ids);
+  std::vector<ExecutorId> preferred = ids;
+  std::erase_if(preferred, [&](ExecutorId id) {
+    return !members_.is_on(id, preferred_host) || services[id] >= members_.cores(id);
+  });
+  if (!preferred.empty()) return fewest(preferred);
+  const ExecutorId elsewhere = fewest(ids);
+  std::fprintf(stderr, "sluice: no executor on %s has a free core: a receiver that prefers it runs on executor %u\n",
+               preferred_host.c_str(), elsewhere);
+  return elsewhere;
 }
 
 ServicePlaces::EntryPtr ServicePlaces::find(std::uint64_t id, ExecutorId executor) {

@@ -31,12 +31,14 @@ class ServicePlaces {
   ServicePlaces(Members& members, Options options);
 
   /// See TaskRunner::start_service. `id`: no other service has it.
-  std::unique_ptr<RunningService> start(std::uint64_t id, const Shipped<ServiceMaker>& maker, ServiceEvents events);
+  std::unique_ptr<RunningService> start(std::uint64_t id, const Shipped<ServiceMaker>& maker,
+                                        const std::string& preferred_host, ServiceEvents events);
 
   // -- from the executor
   void on_message(ExecutorId executor, const ServiceMessage& message);
   void on_ended(ExecutorId executor, const ServiceEnded& message);
-  bool has(ExecutorId executor) { return !on(executor).empty(); }
+  bool has(ExecutorId executor) { return count(executor) > 0; }
+  std::size_t count(ExecutorId executor) { return on(executor).size(); }
   /// It leaves: its services are stopped, and whoever has started them starts others. True when it has none.
   bool move_away(ExecutorId executor);
   /// All its services have ended.
@@ -55,6 +57,7 @@ class ServicePlaces {
   using EntryPtr = std::shared_ptr<Entry>;
   class Handle;
 
+  ExecutorId choose(const std::string& preferred_host);
   std::vector<EntryPtr> on(ExecutorId executor);
   EntryPtr find(std::uint64_t id, ExecutorId executor);
   EntryPtr take(std::uint64_t id);

@@ -62,7 +62,8 @@ void LocalRunner::reserve_cores(long cores) {
   task_cores_ = static_cast<std::size_t>(left);
 }
 
-std::unique_ptr<RunningService> LocalRunner::start_service(const Shipped<ServiceMaker>&, ServiceEvents) {
+std::unique_ptr<RunningService> LocalRunner::start_service(const Shipped<ServiceMaker>&, const std::string&,
+                                                           ServiceEvents) {
   throw Error(Code::no_executors, {.why = "services run on executors only"});
 }
 

@@ -34,7 +34,8 @@ class LocalRunner final : public TaskRunner {
   bool has_state_elsewhere() const override { return false; }
   bool take_state_moved() override { return false; }
   bool runs_services() const override { return false; }
-  std::unique_ptr<RunningService> start_service(const Shipped<ServiceMaker>& maker, ServiceEvents events) override;
+  std::unique_ptr<RunningService> start_service(const Shipped<ServiceMaker>& maker, const std::string& preferred_host,
+                                                ServiceEvents events) override;
   Counters counters() const override { return {tasks_.load(), failed_attempts_.load()}; }
 
  private:

@@ -84,9 +84,10 @@ class TaskRunner {
 
   /// Services run elsewhere: see service.h. False: whoever would start one does its work in this process.
   virtual bool runs_services() const = 0;
-  /// Starts a service on the executor that has the fewest; waits for one if there is none. Only where services run.
-  /// Errors: SLU-212 none has come in time.
-  virtual std::unique_ptr<RunningService> start_service(const Shipped<ServiceMaker>& maker, ServiceEvents events) = 0;
+  /// Starts a service on the executor that has the fewest, of those of `preferred_host` that have a free core if there
+  /// are any; waits for one if there is none. Only where services run. Errors: SLU-212 none has come in time.
+  virtual std::unique_ptr<RunningService> start_service(const Shipped<ServiceMaker>& maker,
+                                                        const std::string& preferred_host, ServiceEvents events) = 0;
 
   struct Counters {
     std::uint64_t tasks = 0;

@@ -1,5 +1,6 @@
 #include "sluice/runtime/kill_point.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -41,6 +42,16 @@ Armed& armed() {
   return *only;
 }
 
+void log_kill(const std::string& name) {
+  const std::optional<std::string> path = environment("SLUICE_KILL_LOG");
+  if (!path.has_value()) return;
+  const int file = ::open(path->c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
+  const std::string line = name + " " + std::to_string(process_id()) + "\n";
+  if (file < 0 || ::write(file, line.data(), line.size()) != static_cast<ssize_t>(line.size())) {
+    std::fprintf(stderr, "sluice: SLUICE_KILL_LOG=%s: it cannot be written\n", path->c_str());
+  }
+}
+
 void look_whether_armed() {
   any_kill_point_armed.store(!armed().places.empty() || armed().hook, std::memory_order_relaxed);
 }
@@ -70,6 +81,7 @@ void at_kill_point(std::string_view owner, std::string_view place) {
   name += place;
   for (ArmedPlace& each : armed().places) {
     if (each.name != name || each.passes_left.fetch_sub(1, std::memory_order_relaxed) != 1) continue;
+    log_kill(name);
     ::kill(::getpid(), SIGKILL);
     // Signals reach a process a moment later, and nothing of this thread may happen after the place.
     while (true) ::pause();

@@ -5,8 +5,10 @@
 //
 // SLUICE_KILL=journal.before_sync:3 in the environment kills the process (SIGKILL) when it comes to that place for the
 // third time; several places are separated by commas. In every build, so that what is tested is what is shipped;
-// where nothing is armed a place costs one load of a flag. Place names are listed in docs/kill_points.md, and
-// checks/tidy.py compares that list with the calls, which therefore name their places by literals.
+// where nothing is armed a place costs one load of a flag. With SLUICE_KILL_LOG=FILE the process adds a line
+// "PLACE PID" to that file before it dies: with several processes nobody else knows which one died where. Place names
+// are listed in docs/kill_points.md, and checks/tidy.py compares that list with the calls, which therefore name their
+// places by literals.
 #pragma once
 
 #include <atomic>

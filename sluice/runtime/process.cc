@@ -26,6 +26,7 @@
 #include <thread>
 
 #include "sluice/runtime/errors.h"
+#include "sluice/runtime/output.h"
 #include "sluice/runtime/posix.h"
 
 namespace sluice {
@@ -37,6 +38,13 @@ std::optional<std::string> environment(const std::string& name) {
 }
 
 int process_id() { return ::getpid(); }
+
+std::string host_name() {
+  char name[256] = {};
+  // The kernel's names have at most 64 bytes.
+  SLUICE_ASSERT(::gethostname(name, sizeof name - 1) == 0);
+  return name;
+}
 
 std::size_t core_count() {
   // The kernel refuses a mask shorter than its own; 1024 cores are the usual size, some kernels have more.
@@ -150,13 +158,112 @@ constexpr int parent_descriptor = 3;
   throw Error(Code::process_failed, {.why = std::string(call) + ": " + detail::errno_text(error)});
 }
 
+// Handlers, the user's own among them, run on the threads that were there before.
+void block_signals() {
+  sigset_t all;
+  ::sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, nullptr);
+}
+
+struct Pipe {
+  Pipe() {
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) < 0) throw_process_failed("pipe", errno);
+    read_end = detail::Descriptor(ends[0]);
+    write_end = detail::Descriptor(ends[1]);
+  }
+  detail::Descriptor read_end;
+  detail::Descriptor write_end;
+};
+
+// What a child prints. Processes that it has started may hold the pipes open when it has ended, and go on printing: so
+// it is told of the end, and takes what is there by then.
+class ChildOutput {
+ public:
+  ChildOutput(detail::Descriptor out, detail::Descriptor error, std::function<void(std::string_view)> on_line)
+      : on_line_(std::move(on_line)), ended_(::eventfd(0, EFD_CLOEXEC)) {
+    if (!ended_.is_open()) throw_process_failed("eventfd", errno);
+    streams_[0].pipe = std::move(out);
+    streams_[1].pipe = std::move(error);
+    thread_ = std::thread([this]() noexcept {
+      pthread_setname_np(pthread_self(), "sluice-child-out");
+      block_signals();
+      read();
+    });
+  }
+
+  ~ChildOutput() { finish(); }
+  ChildOutput(const ChildOutput&) = delete;
+  ChildOutput& operator=(const ChildOutput&) = delete;
+
+  /// The child has ended. Returns when `on_line` has had all lines. Threads: several may call it.
+  void finish() {
+    const std::lock_guard lock(mutex_);
+    if (!thread_.joinable()) return;
+    const std::uint64_t one = 1;
+    while (::write(ended_.get(), &one, sizeof one) < 0 && errno == EINTR) continue;
+    thread_.join();
+  }
+
+ private:
+  struct Stream {
+    detail::Descriptor pipe;
+    bool is_open = true;
+    Lines lines;
+  };
+
+  void read() {
+    for (bool has_ended = false; !has_ended && (streams_[0].is_open || streams_[1].is_open);) {
+      pollfd waits[3] = {{.fd = ended_.get(), .events = POLLIN, .revents = 0}};
+      for (int i = 0; i < 2; ++i) {
+        // A negative one is not looked at.
+        waits[i + 1] = {.fd = streams_[i].is_open ? streams_[i].pipe.get() : -1, .events = POLLIN, .revents = 0};
+      }
+      if (::poll(waits, 3, -1) < 0) {
+        SLUICE_ASSERT(errno == EINTR);
+        continue;
+      }
+      has_ended = waits[0].revents != 0;
+      for (int i = 0; i < 2 && !has_ended; ++i) {
+        if (waits[i + 1].revents != 0) take(streams_[i], sizeof buffer_);
+      }
+    }
+    for (Stream& stream : streams_) {
+      int left = 0;
+      if (stream.is_open && ::ioctl(stream.pipe.get(), FIONREAD, &left) == 0) {
+        for (auto rest = static_cast<std::size_t>(left); rest > 0 && stream.is_open;) rest -= take(stream, rest);
+      }
+      stream.lines.finish(on_line_);
+    }
+  }
+
+  std::size_t take(Stream& stream, std::size_t at_most) {
+    const ssize_t n = ::read(stream.pipe.get(), buffer_, std::min(at_most, sizeof buffer_));
+    if (n < 0 && errno == EINTR) return 0;
+    if (n <= 0) {
+      stream.is_open = false;
+      return 0;
+    }
+    stream.lines.add({buffer_, static_cast<std::size_t>(n)}, on_line_);
+    return static_cast<std::size_t>(n);
+  }
+
+  const std::function<void(std::string_view)> on_line_;
+  const detail::Descriptor ended_;
+  Stream streams_[2];
+  char buffer_[16 << 10];
+  std::mutex mutex_;
+  std::thread thread_;
+};
+
 // Threads: `wait` and `kill` from different threads. The process is reaped under the mutex and never before, so `kill`
 // cannot hit a stranger who was given the same number.
 class PosixChild final : public ChildProcess {
  public:
-  PosixChild(pid_t pid, detail::Descriptor socket)
+  PosixChild(pid_t pid, detail::Descriptor socket, std::unique_ptr<ChildOutput> output)
       : pid_(pid),
-        connection_(detail::adopt_socket(std::move(socket), "child " + std::to_string(pid), detail::system_clock())) {}
+        connection_(detail::adopt_socket(std::move(socket), "child " + std::to_string(pid), detail::system_clock())),
+        output_(std::move(output)) {}
 
   ~PosixChild() override {
     kill(SIGKILL);
@@ -174,6 +281,7 @@ class PosixChild final : public ChildProcess {
       if (errno == ECHILD) break;
       SLUICE_ASSERT(errno == EINTR);
     }
+    if (output_ != nullptr) output_->finish();
     const std::lock_guard lock(mutex_);
     if (!status_) {
       int status = 0;
@@ -196,6 +304,7 @@ class PosixChild final : public ChildProcess {
  private:
   const pid_t pid_;
   const std::unique_ptr<Connection> connection_;
+  const std::unique_ptr<ChildOutput> output_;
   std::mutex mutex_;
   std::optional<int> status_;
 };
@@ -219,7 +328,8 @@ struct SpawnSettings {
 
 }  // namespace
 
-std::unique_ptr<ChildProcess> spawn_self(const std::vector<std::string>& arguments) {
+std::unique_ptr<ChildProcess> spawn_self(const std::vector<std::string>& arguments,
+                                         std::function<void(std::string_view line)> on_line) {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0) throw_process_failed("socketpair", errno);
   detail::Descriptor ours(ends[0]);
@@ -228,6 +338,16 @@ std::unique_ptr<ChildProcess> spawn_self(const std::vector<std::string>& argumen
   SpawnSettings settings;
   // The copy is not closed by exec; where `theirs` is 3 already, posix_spawn clears its close-on-exec flag.
   ::posix_spawn_file_actions_adddup2(&settings.actions, theirs.get(), parent_descriptor);
+  std::optional<Pipe> out;
+  std::optional<Pipe> error;
+  std::unique_ptr<ChildOutput> output;
+  if (on_line) {
+    out.emplace();
+    error.emplace();
+    output = std::make_unique<ChildOutput>(std::move(out->read_end), std::move(error->read_end), std::move(on_line));
+    ::posix_spawn_file_actions_adddup2(&settings.actions, out->write_end.get(), STDOUT_FILENO);
+    ::posix_spawn_file_actions_adddup2(&settings.actions, error->write_end.get(), STDERR_FILENO);
+  }
   // What this thread blocks and this program ignores is no business of the child's.
   sigset_t none;
   sigset_t ours_to_reset;
@@ -245,10 +365,10 @@ std::unique_ptr<ChildProcess> spawn_self(const std::vector<std::string>& argumen
 
   // The link leads to the running binary itself, even when its file was replaced or removed since.
   pid_t pid = 0;
-  const int error =
+  const int spawned =
       ::posix_spawn(&pid, "/proc/self/exe", &settings.actions, &settings.attributes, argv.data(), environ);
-  if (error != 0) throw_process_failed("start of a child process", error);
-  return std::make_unique<PosixChild>(pid, std::move(ours));
+  if (spawned != 0) throw_process_failed("start of a child process", spawned);
+  return std::make_unique<PosixChild>(pid, std::move(ours), std::move(output));
 }
 
 void restart_process() {
@@ -268,6 +388,7 @@ std::unique_ptr<Connection> connection_to_parent() {
   if (!S_ISSOCK(data.st_mode)) throw_process_failed("descriptor 3, the parent's connection", ENOTSOCK);
   // Children of this process must not hold it open: its end tells the parent that this process is gone.
   if (::fcntl(parent_descriptor, F_SETFD, FD_CLOEXEC) < 0) throw_process_failed("fcntl", errno);
+  std::signal(SIGPIPE, SIG_IGN);
   return detail::adopt_socket(detail::Descriptor(parent_descriptor), "parent", detail::system_clock());
 }
 
@@ -331,11 +452,8 @@ SignalWatch::SignalWatch(std::function<void(int)> on_signal) : state_(std::make_
   signal_pipe.signal_count.store(0);
   state_->thread = std::thread([this]() noexcept {
     pthread_setname_np(pthread_self(), "sluice-signals");
-    // Handlers, the user's own among them, run on the threads that were there before. (Under ThreadSanitizer a signal
-    // that arrives in this thread's read would wait until the next one.)
-    sigset_t all;
-    ::sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, nullptr);
+    // (Under ThreadSanitizer a signal that arrives in this thread's read would wait until the next one.)
+    block_signals();
     for (unsigned char what = next_signal(); what != end_of_watch; what = next_signal()) state_->on_signal(what);
   });
   struct sigaction action{};

@@ -41,6 +41,8 @@ MemoryKind memory_kind(std::uintptr_t address);
 /// The environment variable, or nullopt.
 std::optional<std::string> environment(const std::string& name);
 int process_id();
+/// What this machine calls itself.
+std::string host_name();
 /// Cores this process may run on.
 std::size_t core_count();
 /// CPU time this process has used so far, user and system, all threads.
@@ -69,11 +71,16 @@ class ChildProcess {
   virtual void kill(int signal) = 0;
 };
 
-/// Starts this program's own binary with `arguments`; the child finds its end of the socket pair as descriptor 3.
+/// Starts this program's own binary with `arguments`; the child finds its end of the socket pair as descriptor 3. It
+/// prints where this process does, or, with `on_line`, into two pipes: `on_line` gets each line of both, without its
+/// end, on a thread of the child's; when `wait` returns it has had all that was printed by then, the last words of a
+/// child that was killed included. A child waits while its pipes are full. `on_line` must not throw.
 /// Errors: SLU-413.
-std::unique_ptr<ChildProcess> spawn_self(const std::vector<std::string>& arguments);
-/// In a child made by `spawn_self`: its end of the socket pair. May be called once. Errors: SLU-413 when descriptor 3
-/// is no socket.
+std::unique_ptr<ChildProcess> spawn_self(const std::vector<std::string>& arguments,
+                                         std::function<void(std::string_view line)> on_line = {});
+/// In a child made by `spawn_self`: its end of the socket pair. May be called once. SIGPIPE is ignored from now on: a
+/// child that prints to a parent that has ended must live to put things in order. Errors: SLU-413 when descriptor 3 is
+/// no socket.
 std::unique_ptr<Connection> connection_to_parent();
 
 /// Starts this process over: the same binary (also when its file was replaced since) with the arguments that it was

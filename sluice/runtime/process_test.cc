@@ -11,13 +11,17 @@
 #include <atomic>
 #include <csignal>
 #include <cstddef>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iostream>
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "sluice/runtime/errors.h"
+#include "sluice/runtime/output.h"
 
 namespace sluice {
 namespace {
@@ -48,7 +52,46 @@ void echo() {
   ::_exit(0);
 }
 
+// What crosses the boundary of a line must be put together again, and the end of it has none.
+[[noreturn]] void print_and_die() {
+  std::fprintf(stderr, "one\ntw");
+  std::fprintf(stdout, "in between\n");
+  std::fflush(stdout);
+  std::fprintf(stderr, "o\nlast words");
+  ::raise(SIGKILL);
+  ::_exit(0);
+}
+
+// Whoever it has started goes on, with its standard error.
+[[noreturn]] void leave_someone_behind() {
+  if (::fork() == 0) {
+    read_some(*connection_to_parent());
+    ::_exit(0);
+  }
+  std::fprintf(stderr, "from the first\n");
+  ::_exit(0);
+}
+
+[[noreturn]] void print_copied() {
+  const std::ios_base::Init streams;  // they are not there yet: this is before main
+  const auto parent = connection_to_parent();
+  copy_output([&](OutputStream stream, std::string_view piece) {
+    parent->write((stream == OutputStream::standard_error ? "e:" : "o:") + std::string(piece), never);
+  });
+  std::cerr << "1\n";
+  std::fprintf(stderr, "%s\n", "2");
+  std::cout << "3" << 3;
+  std::printf("3\n");
+  std::clog << '4' << std::endl;
+  // Round all streams: it has to come through all the same.
+  if (::write(STDERR_FILENO, "5\n", 2) != 2) ::_exit(1);
+  std::abort();
+}
+
 [[noreturn]] void act_as_child(std::string_view role) {
+  if (role == "print-and-die") print_and_die();
+  if (role == "leave-someone-behind") leave_someone_behind();
+  if (role == "print-copied") print_copied();
   if (role == "echo") echo();
   if (role == "exit-7") ::_exit(7);
   if (role == "watch-signals") watch_signals();
@@ -103,6 +146,59 @@ TEST(ChildProcesses, CannotBeKilledOnceWaitedFor) {
   child->wait();
   child->kill(SIGKILL);
   EXPECT_EQ(child->wait(), 7);
+}
+
+/// The child of that role, whose lines are kept.
+struct PrintingChild {
+  explicit PrintingChild(const std::string& role)
+      : process(spawn_self({child_marker, role}, [this](std::string_view line) { lines.emplace_back(line); })) {}
+  std::vector<std::string> lines;
+  std::unique_ptr<ChildProcess> process;
+};
+
+TEST(ChildProcesses, HandOverAllThatTheyHavePrintedWhateverTheirEnd) {
+  PrintingChild child("print-and-die");
+  EXPECT_EQ(child.process->wait(), 128 + SIGKILL);
+  EXPECT_THAT(child.lines, ::testing::UnorderedElementsAre("one", "two", "in between", "last words"));
+}
+
+TEST(ChildProcesses, AreNotWaitedForLongerBecauseOthersHaveTheirOutput) {
+  PrintingChild child("leave-someone-behind");
+  EXPECT_EQ(child.process->wait(), 0);
+  EXPECT_THAT(child.lines, ::testing::ElementsAre("from the first"));
+}
+
+TEST(Output, IsCopiedAndGoesWhereItWentTheLastWordsToo) {
+  PrintingChild child("print-copied");
+  std::string copy;
+  for (std::string some = read_some(child.process->connection()); !some.empty();) {
+    copy += some;
+    some = read_some(child.process->connection());
+  }
+  EXPECT_EQ(child.process->wait(), 128 + SIGABRT);
+  EXPECT_THAT(child.lines, ::testing::IsSupersetOf({"1", "2", "333", "4", "5"}));
+  EXPECT_EQ(copy, "e:1\ne:2\no:333\ne:4e:\n");
+}
+
+TEST(Output, IsPutTogetherToLines) {
+  Lines lines;
+  std::vector<std::string> got;
+  const auto take = [&](std::string_view line) { got.emplace_back(line); };
+  lines.add("a", take);
+  lines.add("b\n\nc", take);
+  EXPECT_EQ(got, (std::vector<std::string>{"ab", ""}));
+  lines.finish(take);
+  lines.finish(take);
+  EXPECT_EQ(got, (std::vector<std::string>{"ab", "", "c"}));
+  got.clear();
+  lines.add(std::string(2 * Lines::line_bytes_max + 3, 'x') + "\n", take);
+  ASSERT_EQ(got.size(), 3u);
+  EXPECT_EQ(got[0].size(), Lines::line_bytes_max);
+  EXPECT_EQ(got[2], "xxx");
+  got.clear();
+  lines.add(std::string(Lines::line_bytes_max, 'x'), take);
+  lines.add("\n", take);
+  EXPECT_EQ(got.size(), 1u);
 }
 
 TEST(SignalWatches, TellOfTheFirstSignal) {

@@ -61,7 +61,9 @@ void ReceiverInput::start(Engine& engine, InputStart start) {
   earlier_ = std::move(start);
   lost_counter_ = engine.next_id();
   if (engine.runner().runs_services() && !options_.in_driver) {
-    run_ = run_on_executor(engine, program_, {options_.restart_delay, budget_->limit(), is_recorded_}, *blocks_);
+    const ReceiverServiceOptions service{options_.restart_delay, budget_->limit(), is_recorded_,
+                                         options_.preferred_host};
+    run_ = run_on_executor(engine, program_, service, *blocks_);
   } else {
     run_ = std::make_unique<LocalReceiver>(engine, *program_, options_.restart_delay, *blocks_, *budget_);
   }

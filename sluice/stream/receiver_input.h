@@ -23,6 +23,8 @@ struct ReceiverInputOptions {
   std::size_t partitions_max = 1024;
   /// It reads something that the driver's process alone has.
   bool in_driver = false;
+  /// See ReceiverServiceOptions.
+  std::string preferred_host{};
 };
 
 /// See the head of this file. Threads: those of Input.

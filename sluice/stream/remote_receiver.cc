@@ -243,8 +243,9 @@ class RemoteReceiver : public ReceiverRun {
         const auto maker =
             ship<ServiceMaker, ReceiverServiceMaker>(OperatorInfo{}, program_, options_, blocks_.position());
         std::shared_ptr<RunningService> service = engine_.runner().start_service(
-            maker, {[this](std::string_view message, std::optional<BlockId> block) { on_message(message, block); },
-                    [this](const std::string& why) { on_end(why); }});
+            maker, options_.preferred_host,
+            {[this](std::string_view message, std::optional<BlockId> block) { on_message(message, block); },
+             [this](const std::string& why) { on_end(why); }});
         std::unique_lock lock(mutex_);
         service_ = service;
         if (!stopping_) return true;

@@ -39,6 +39,8 @@ struct ReceiverServiceOptions {
   std::uint64_t memory_bytes = 0;
   /// The driver wants the bytes of blocks, for its write-ahead log.
   bool is_recorded = false;
+  /// Where it is to run, each time that it is started, if there is a free core; empty: anywhere.
+  std::string preferred_host{};
 };
 
 /// Starts the receiver on an executor, and again on another one when that is lost, until `stop` or the end of its

@@ -2,8 +2,8 @@
 //
 //     sluice_kill_job --directory=DIR --inputs=follow,files,source,socket --batch=50 ... (see `main`)
 //
-// With --sinks=rolling,sqlite,postgres the counts of each batch also go to DIR/out/rolling, to the table `counts` of
-// DIR/out/counts.db, and to that of the database --postgres=CONNECTION.
+// With --sinks=rolling,text,sqlite,postgres the counts of each batch also go to DIR/out/rolling, DIR/out/text, to the
+// table `counts` of DIR/out/counts.db, and to that of the database --postgres=CONNECTION.
 //
 // A line is "INPUT NUMBER KEY VALUE"; one whose key is "#" is left out by the program. Each output of a batch becomes
 // files DIR/out/NAME/BATCH-PARTITION, each written under another name and then renamed. A file that is there already is
@@ -290,6 +290,12 @@ void declare_sinks(const DStream<std::pair<std::string_view, long>>& counts, con
                                   .age = std::chrono::milliseconds(arguments.number("rolling-age")),
                                   .suffix = ".txt"}))
           .name("rolling");
+    } else if (name == "text") {
+      rows.map([](const CountRow& row) {
+            return std::to_string(row.batch) + " " + std::string(row.key) + " " + std::to_string(row.count);
+          })
+          .save_as_text_files(out_directory + "/text/at")
+          .name("text");
 #ifdef SLUICE_KILL_HAS_sqlite3
     } else if (name == "sqlite") {
       rows.save_to(sqlite_sink<CountRow>(out_directory + "/counts.db", table, to_row)).name("sqlite");

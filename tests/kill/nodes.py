@@ -1,4 +1,6 @@
-"""Network namespaces as the nodes of a cluster: node 0 has the driver, the others an executor each. Needs root."""
+"""Executors that are started by hand; and network namespaces as the nodes of a cluster, which need root: node 0 has
+the driver, the others an executor each.
+"""
 import os
 import pathlib
 import random
@@ -21,19 +23,64 @@ def make_certificates(program: str, directory: pathlib.Path) -> None:
     subprocess.run([command, "certs", directory], check=True, capture_output=True)
 
 
-class Nodes:
-    """A switch and its nodes. Connections of all of them lead through a link each, which can be cut."""
+class Executors:
+    """Keeps an executor on each node but 0, from `start_executors` to `stop_executors`."""
 
-    def __init__(self, number: int, directory: pathlib.Path, program: str, certificates: pathlib.Path):
-        self.net = f"10.77.{number % 250}"
-        self.prefix = f"slk{number % 250}"
-        self.outside = f"{self.net}.254"  # where the nodes reach this process
+    def __init__(self, directory: pathlib.Path, program: str, certificates: pathlib.Path):
         self.log = directory / "executors.txt"
         self.program = program
         self.settings = [f"--sluice.certs={certificates}"]
         self.executors: list[subprocess.Popen | None] = [None] * (COUNT + 1)
         self.ended = threading.Event()
         self.threads: list[threading.Thread] = []
+
+    def executor(self, node: int) -> list[str]:
+        """The command that starts one there."""
+        raise NotImplementedError
+
+    def start_executors(self) -> None:
+        for node in range(1, COUNT + 1):
+            thread = threading.Thread(target=self.keep_executor, args=(node,), daemon=True)
+            thread.start()
+            self.threads.append(thread)
+
+    def stop_executors(self) -> None:
+        self.ended.set()
+        for executor in self.executors:
+            if executor is not None:
+                executor.kill()
+        for thread in self.threads:
+            thread.join()
+
+    def keep_executor(self, node: int) -> None:
+        """An executor that ends is started again, as a supervisor does."""
+        command = [*self.executor(node), "--sluice.cores=1", *self.settings]
+        with open(self.log, "ab") as log:
+            while not self.ended.is_set():
+                self.executors[node] = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+                if self.ended.is_set():
+                    self.executors[node].kill()
+                self.executors[node].wait()
+                self.executors[node] = None
+                time.sleep(0.05)
+
+    def kill(self, node: int) -> int:
+        """How many were running."""
+        executor = self.executors[node]
+        if executor is None:
+            return 0
+        executor.kill()
+        return 1
+
+
+class Nodes(Executors):
+    """A switch and its nodes. Connections of all of them lead through a link each, which can be cut."""
+
+    def __init__(self, number: int, directory: pathlib.Path, program: str, certificates: pathlib.Path):
+        super().__init__(directory, program, certificates)
+        self.net = f"10.77.{number % 250}"
+        self.prefix = f"slk{number % 250}"
+        self.outside = f"{self.net}.254"  # where the nodes reach this process
         self.cuts: dict[str, float] = {}  # commands that mend, and when
 
     def name(self, node: int) -> str:
@@ -61,10 +108,7 @@ class Nodes:
             ]
         for command in commands:
             subprocess.run(["ip", *command.split()], check=True)
-        for node in range(1, COUNT + 1):
-            thread = threading.Thread(target=self.keep_executor, args=(node,), daemon=True)
-            thread.start()
-            self.threads.append(thread)
+        self.start_executors()
 
     def link(self, node: int) -> str:
         return f"{self.prefix}v{node}"
@@ -75,44 +119,23 @@ class Nodes:
         subprocess.run(["ip", "link", "del", self.prefix], capture_output=True, check=False)
 
     def stop(self) -> None:
-        self.ended.set()
-        for executor in self.executors:
-            if executor is not None:
-                executor.kill()
-        for thread in self.threads:
-            thread.join()
+        self.stop_executors()
         self.remove()
 
     def driver(self, command: list[str]) -> list[str]:
         listen = f"--sluice.listen={self.address(0)}:7077"
         return ["ip", "netns", "exec", self.name(0), *command, listen, *self.settings]
 
-    def keep_executor(self, node: int) -> None:
-        """An executor that ends is started again, as a supervisor does."""
-        command = [self.program, f"--sluice.executor={self.address(0)}:7077", "--sluice.cores=1", *self.settings]
-        with open(self.log, "ab") as log:
-            while not self.ended.is_set():
-                self.executors[node] = subprocess.Popen(
-                    ["ip", "netns", "exec", self.name(node), *command],
-                    stdout=log,
-                    stderr=log,
-                    stdin=subprocess.DEVNULL,
-                )
-                if self.ended.is_set():
-                    self.executors[node].kill()
-                self.executors[node].wait()
-                self.executors[node] = None
-                time.sleep(0.05)
+    def executor(self, node: int) -> list[str]:
+        return ["ip", "netns", "exec", self.name(node), self.program, f"--sluice.executor={self.address(0)}:7077"]
+
+    def chaos(self, chance: random.Random, result) -> "Chaos":
+        return Chaos(self, chance, result)
+
+    def calm_down(self) -> None:
+        """All links are mended after each life."""
 
     # ---- What goes wrong
-
-    def kill(self, node: int) -> int:
-        """How many were running."""
-        executor = self.executors[node]
-        if executor is None:
-            return 0
-        executor.kill()
-        return 1
 
     def cut(self, node: int, how: str, until: float) -> int:
         """`how`: both (ways; the node is alone), out (what it says to the driver is lost), in (what it is told is).

@@ -91,6 +91,20 @@ class Plan:
     state_in: str  # where the state "last" and the window with an inverse are kept
     lives: list[Life]
 
+    def slow_down(self, batch_ms: int) -> None:
+        """For a network over which a batch takes so long: with a shorter interval the stream would never catch up."""
+        self.batch_ms = batch_ms
+        self.missed = "merge"
+        self.block_interval_ms = 200
+        self.checkpoint_batches = min(self.checkpoint_batches, 2)
+        self.rates = {name: 100.0 for name in self.rates}
+        self.contention = False
+        self.lives = self.lives[:3]
+        for life in self.lives:
+            life.batches = 1 + life.batches % 4
+            life.count = min(life.count, 1 + life.count % 8)
+            life.seconds *= 10
+
     def describe(self) -> str:
         values = dataclasses.asdict(self)
         del values["lives"], values["rates"]
@@ -132,6 +146,8 @@ def draw(
     fails = chance.random() < 0.4
     of_sinks = random.Random(f"sluice kill sinks {seed}")
     drawn_sinks = [name for name in SINKS if of_sinks.random() < 0.5 and name in sinks]
+    if random.Random(f"sluice kill text {seed}").random() < 0.5:
+        drawn_sinks.append("text")
     plan = Plan(
         seed=seed,
         scenario=scenario,

@@ -12,11 +12,13 @@ import time
 import nodes
 import oracle
 import plan as plans
+import proxy
 import senders
 import sinks
 
 HANG_SECONDS = 20.0
 PLACE_SECONDS = 6.0  # a place that is not passed in this time is given up
+SLOWER = 4  # over a bad network, where a batch takes seconds
 TAGS = {"follow": "f", "files": "d", "source": "s", "socket": "u"}
 
 
@@ -29,7 +31,13 @@ class Result:
     kills: int = 0
     in_recovery: int = 0
     executor_kills: int = 0
+    executor_places: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     executor_stops: int = 0
+    # Of a bad network: see proxy.py.
+    network: str = ""
+    segments: int = 0
+    segments_lost: int = 0
+    cuts: int = 0
     stops: int = 0
     batches: int = 0
     lines: int = 0
@@ -91,6 +99,7 @@ class Job:
     def __init__(self, run: "Run", kill: str | None):
         environment = dict(os.environ)
         environment.pop("SLUICE_KILL", None)
+        environment["SLUICE_KILL_LOG"] = str(run.directory / "killed.txt")
         if kill:
             environment["SLUICE_KILL"] = kill
         self.log = open(run.directory / "log.txt", "ab")
@@ -186,11 +195,16 @@ def is_executor(pid: int) -> bool:
 
 
 class Run:
-    def __init__(self, plan: plans.Plan, program: str, directory: pathlib.Path, server: str, certificates: str = ""):
+    def __init__(
+        self, plan: plans.Plan, program: str, directory: pathlib.Path, server: str, certificates: str, bad_network: bool
+    ):
         self.plan = plan
+        self.hang_seconds = HANG_SECONDS * (SLOWER if bad_network else 1)
+        self.place_seconds = PLACE_SECONDS * (SLOWER if bad_network else 1)
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        self.nodes = nodes.Nodes(plan.seed, directory, program, pathlib.Path(certificates)) if certificates else None
+        kind = proxy.BadNetwork if bad_network else nodes.Nodes
+        self.nodes = kind(plan.seed, directory, program, pathlib.Path(certificates)) if certificates else None
         if self.nodes:
             self.nodes.start()
         self.server = server  # directory of the PostgreSQL server
@@ -198,11 +212,14 @@ class Run:
         self.watch = Watch(directory)
         self.mistakes = oracle.Mistakes()
         self.result = Result(plan.seed, plan.scenario, self.mistakes, collections.Counter())
+        if bad_network:
+            self.result.network = self.nodes.weather.name
         self.chance = random.Random(f"instants {plan.seed}")
         self.senders: dict[str, senders.Sender] = {}
         self.command = [program, f"--directory={directory}", *self.arguments()]
         if self.nodes:
             self.command = self.nodes.driver(self.command)
+        self.killed_lines = 0  # of killed.txt, by earlier lives
         self.over = False  # something went wrong that makes the rest pointless
 
     def arguments(self) -> list[str]:
@@ -253,20 +270,23 @@ class Run:
         job = Job(self, f"{life.place}:{life.count}" if life.kind == "place" else None)
         begun = time.monotonic()
         before = len(self.watch.batches)
-        moved = begun
+        moved = look_at = begun
         stopped = False
         killed = False
         after = self.chance.uniform(0, self.plan.batch_ms / 1000)
-        chaos = nodes.Chaos(self.nodes, self.chance, self.result) if self.nodes else Chaos(self, job)
+        chaos = self.nodes.chaos(self.chance, self.result) if self.nodes else Chaos(self, job)
         while not job.ended():
             time.sleep(0.004)
             now = time.monotonic()
             chaos.look(now)
+            if now >= look_at:
+                self.sinks.look(self.mistakes, newest=2)
+                look_at = now + 0.02
             if self.watch.look():
                 moved = now
             batches = len(self.watch.batches) - before
-            if now - moved > HANG_SECONDS:
-                self.mistakes.add("HANG", f"nothing for {HANG_SECONDS} s in life {life}, pid {job.pid}")
+            if now - moved > self.hang_seconds:
+                self.mistakes.add("HANG", f"nothing for {self.hang_seconds} s in life {life}, pid {job.pid}")
                 self.over = True
                 job.kill()
                 break
@@ -275,7 +295,7 @@ class Run:
                     job.kill()
                     killed = True
                     break
-            elif batches >= life.batches or (life.kind == "place" and now - begun > PLACE_SECONDS):
+            elif batches >= life.batches or (life.kind == "place" and now - begun > self.place_seconds):
                 if life.kind == "batches" or (life.kind == "place" and not life.place.startswith("stream.graceful")):
                     time.sleep(after)
                     job.kill()
@@ -287,18 +307,29 @@ class Run:
         status = job.wait()
         chaos.end()
         self.watch.look()
+        self.sinks.look(self.mistakes, newest=30)
         if killed and life.kind == "early":
             self.result.in_recovery += 1
-        self.judge(life, status, killed, stopped)
+        in_executors = self.places_of_executors(job.pid)
+        self.judge(life, status, killed, stopped, in_executors)
 
-    def judge(self, life: plans.Life, status: int, killed: bool, stopped: bool) -> None:
+    def places_of_executors(self, driver: int) -> int:
+        """Counts the kills of this life at places inside executors."""
+        path = self.directory / "killed.txt"
+        lines = path.read_text().splitlines() if path.exists() else []
+        new, self.killed_lines = lines[self.killed_lines :], len(lines)
+        places = [place for place, pid in map(str.split, new) if int(pid) != driver]
+        self.result.executor_places.update(places)
+        return len(places)
+
+    def judge(self, life: plans.Life, status: int, killed: bool, stopped: bool, in_executors: int) -> None:
         if self.over:
             return
         if status == -signal.SIGKILL:
             self.result.kills += 1
             if life.kind == "place" and not killed:
                 self.result.places[life.place] += 1
-            elif life.kind == "place":
+            elif life.kind == "place" and in_executors == 0:
                 self.result.places["(place not reached)"] += 1
         elif status == 0 and stopped:
             self.result.stops += 1
@@ -324,8 +355,10 @@ class Run:
                 f"a graceful stop left {source.acknowledged - self.watch.seen['s']} acknowledged lines behind",
             )
 
-    def come_to_the_end(self) -> None:
+    def come_to_the_end(self, tries: int = 10) -> None:
         """The last life: everything is processed, checkpoints go on for a while, and the job stops gracefully."""
+        if self.nodes:
+            self.nodes.calm_down()
         socket = self.senders.get("socket")
         connections = len(socket.connections) if socket else 0
         job = Job(self, None)
@@ -340,8 +373,8 @@ class Run:
             now = time.monotonic()
             if self.watch.look():
                 moved = now
-            if now - moved > HANG_SECONDS:
-                self.mistakes.add("HANG", f"nothing for {HANG_SECONDS} s in the last life, pid {job.pid}")
+            if now - moved > self.hang_seconds:
+                self.mistakes.add("HANG", f"nothing for {self.hang_seconds} s in the last life, pid {job.pid}")
                 self.over = True
                 job.kill()
                 break
@@ -359,12 +392,12 @@ class Run:
                     batches_then = len(self.watch.batches)
                 continue
             come = self.all_come()
-            if not come and now - finished_at > HANG_SECONDS:
+            if not come and now - finished_at > self.hang_seconds:
                 come = True  # what is missing is told by the checks
             if not come:
                 batches_then = len(self.watch.batches)
                 descriptors = open_descriptors(job.pid)
-            elif len(self.watch.batches) >= batches_then + settled or now - finished_at > 3 * HANG_SECONDS:
+            elif len(self.watch.batches) >= batches_then + settled or now - finished_at > 3 * self.hang_seconds:
                 grown = fewest_descriptors(job.pid) - descriptors
                 if descriptors and grown > 8:
                     self.mistakes.add("CORRUPT", f"{grown} more descriptors are open than before")
@@ -376,7 +409,11 @@ class Run:
             return
         if status == 3:  # an output that failed on purpose once more
             self.result.places["(failed output)"] += 1
-            return self.come_to_the_end()
+            return self.come_to_the_end(tries)
+        # Executors that live are given up now and then where signs of life are late.
+        if status == 5 and self.result.network and tries > 0:
+            self.result.places["(state lost with its executors)"] += 1
+            return self.come_to_the_end(tries - 1)
         if status != 0:
             self.mistakes.add("CORRUPT", f"the job ended with status {status} in the last life: {self.last_words()}")
             self.over = True

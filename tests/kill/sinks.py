@@ -1,5 +1,6 @@
 """Sinks that promise each batch once: the tables and directories that they write to, and what must be in them."""
 import collections
+import os
 import pathlib
 import sqlite3
 import subprocess
@@ -20,6 +21,7 @@ class Sinks:
         self.database = f"seed_{plan.seed}"
         self.server = f"host={server} user=postgres"
         self.connection = f"{self.server} dbname=postgres options=-csearch_path={self.database}"
+        self.seen: dict[pathlib.Path, str] = {}
         directory.mkdir(parents=True, exist_ok=True)
         if "sqlite" in self.names:
             database = sqlite3.connect(directory / "counts.db")
@@ -72,6 +74,26 @@ class Sinks:
                 mistakes.add("CORRUPT", f"{name} of the rolling files ends within a line")
             lines += text.splitlines()
         return lines
+
+    def text(self, mistakes: oracle.Mistakes) -> list[str]:
+        """A directory for each batch, with a file for each partition and nothing else when the job has ended."""
+        lines = []
+        for path in sorted((self.directory / "text").glob("at-*/*")):
+            if path.name != "_SUCCESS":
+                lines += path.read_text().splitlines()
+        return lines
+
+    def look(self, mistakes: oracle.Mistakes, newest: int) -> None:
+        """As a reader does, at any time: a file that has its name is whole, and never becomes another one."""
+        directory = self.directory / "text"
+        if "text" not in self.names or not directory.exists():
+            return
+        for name in sorted(os.listdir(directory))[-newest:]:
+            for part in (directory / name).glob("part-*"):
+                content = part.read_text()
+                if self.seen.setdefault(part, content) != content:
+                    mistakes.add("CORRUPT", f"a file that a reader has seen has become another one: {part}")
+                    self.seen[part] = content
 
     # ---- What they must have
 

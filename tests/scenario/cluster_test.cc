@@ -4,12 +4,16 @@
 
 #include <algorithm>
 #include <csignal>
+#include <cstdio>
+#include <cstdlib>
 #include <functional>
+#include <iostream>
 #include <map>
 #include <memory>
 #include <optional>
 #include <set>
 #include <span>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -212,6 +216,69 @@ TEST(Cluster, ATaskReadsCachedPartitionsOfSeveralExecutors) {
   for (const auto& [key, both] : left.join(right, 1).collect()) joined[key] = both;
   EXPECT_EQ(joined, (std::map<int, std::pair<int, int>>{{1, {10, 20}}, {2, {10, 20}}}));
   EXPECT_EQ(ctx.value_of(made), 4) << "none was made again";
+}
+
+// ---- What executors print
+
+/// What `body` lets appear on standard error.
+template <class Body>
+std::string shown_by(const Body& body) {
+  ::testing::internal::CaptureStderr();
+  body();
+  return ::testing::internal::GetCapturedStderr();
+}
+std::size_t count_of(const std::string& text, const std::string& part) {
+  std::size_t count = 0;
+  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
+  return count;
+}
+
+/// Records from 0 on, each printed to both streams, with a word, by the task that has it.
+void print_numbers(const Context& ctx, int numbers, const std::string& word) {
+  std::vector<int> all(static_cast<std::size_t>(numbers));
+  for (int i = 0; i < numbers; ++i) all[static_cast<std::size_t>(i)] = i;
+  ctx.parallelize(all, 4)
+      .map(with(word,
+                [](const std::string& of, int x) {
+                  std::cerr << "number " << x << of << "\n";
+                  std::cout << "result " << x << of << "\n";
+                  return x;
+                }))
+      .collect();
+}
+
+TEST(Cluster, WhatExecutorsPrintIsShownHereLineByLineWithTheirNumbers) {
+  const std::string shown = shown_by([] { print_numbers(on_processes(), 400, " of a task"); });
+  std::istringstream lines(shown);
+  std::set<std::string> got;
+  for (std::string line; std::getline(lines, line);) {
+    EXPECT_TRUE(line.starts_with("[executor 1] ") || line.starts_with("[executor 2] ")) << line;
+    got.insert(line.substr(line.find(']') + 2));
+  }
+  EXPECT_EQ(got.size(), 800u);
+  EXPECT_TRUE(got.contains("number 0 of a task"));
+  EXPECT_TRUE(got.contains("result 399 of a task"));
+}
+
+TEST(Cluster, TheLastWordsOfAnExecutorThatCrashesAreShownThoughItIsInTheMiddleOfALine) {
+  const std::string shown = shown_by([] {
+    try {
+      on_processes(1)
+          .parallelize(std::vector{1}, 1)
+          .map([](int x) {
+            if (x == 1) {
+              std::fprintf(stderr, "something is wrong he");
+              std::abort();
+            }
+            return x;
+          })
+          .collect();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Code::process_failed) << error.what();
+    }
+  });
+  EXPECT_NE(shown.find("[executor 1] something is wrong he\n"), std::string::npos) << shown;
+  EXPECT_NE(shown.find("ended with status 134"), std::string::npos) << shown;
 }
 
 // ---- Executors end
@@ -568,6 +635,34 @@ TEST(Cluster, ExecutorsOutliveTheirDriverAndTheNextOneGoesOnWithTheirState) {
   }
   EXPECT_EQ(executors[0]->wait(), 0);
   EXPECT_EQ(executors[1]->wait(), 0);
+// When an action has returned, what its tasks have printed is here; a loop that prints holds up nobody.
+TEST(Cluster, WhatExecutorsPrintThatWereStartedElsewhereIsShownHereAndThere) {
+  const Certificates certificates;
+  const std::string listen = free_address();
+  std::vector<std::string> there;
+  const auto executor = spawn_self({"--sluice.executor=" + listen, "--sluice.certs=" + certificates.path,
+                                    "--sluice.cores=1", "--sluice.listen=127.0.0.1:0"},
+                                   [&](std::string_view line) { there.emplace_back(line); });
+  constexpr int many = 50'000;
+  const std::string shown = shown_by([&] {
+    const Context ctx = on_started(listen, certificates.path, 1);
+    print_numbers(ctx, 100, " of a task");
+    print_numbers(ctx, many, " of a loop");
+  });
+  EXPECT_EQ(executor->wait(), 0);
+  std::string all_there;
+  for (const std::string& line : there) all_there += line + "\n";
+  for (const char* what : {"number ", "result "}) {
+    for (int i = 0; i < 100; ++i) {
+      const std::string line = what + std::to_string(i) + " of a task\n";
+      EXPECT_EQ(count_of(shown, "[executor 1 at 127.0.0.1] " + line), 1u) << line;
+    }
+  }
+  EXPECT_EQ(count_of(all_there, " of a task\n"), 200u);
+  EXPECT_EQ(count_of(all_there, " of a loop\n"), 2u * many) << "its own output has all";
+  EXPECT_GE(count_of(shown, " of a loop\n"), 1'000u);
+  EXPECT_LT(count_of(shown, " of a loop\n"), 2u * many) << "the rest is dropped";
+  EXPECT_NE(shown.find("lines are not shown here"), std::string::npos);
 }
 
 TEST(Cluster, AnExecutorWithoutCertificatesOrWithThoseOfAnotherClusterIsNoMember) {

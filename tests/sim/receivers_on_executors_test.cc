@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "sluice/cluster/scheduler.h"
 #include "sluice/sluice.h"
 #include "sluice/testkit/mortal_machine.h"
 #include "sluice/testkit/simulation.h"
@@ -126,6 +127,56 @@ TEST(ReceiversOnExecutorsSimulated, NothingIsLostOrSeenTwiceWhenOneExecutorAfter
     if (seed % 100 == 0) {
       EXPECT_EQ(simulate(seed), trace);
     }
+  }
+}
+
+/// Executors on which receivers have been started, one after the other.
+struct Places : StreamingListener {
+  std::vector<sluice::detail::ExecutorId> started;
+  void on_receiver_started(const ReceiverInfo& info) override {
+    started.push_back(static_cast<sluice::detail::ExecutorId>(std::stoul(info.place.substr(info.place.find(' ')))));
+  }
+};
+
+// RC-10. The preference is kept in mind: a receiver that had to go elsewhere is started on its host again when it has
+// to move and that one is back.
+TEST(ReceiversOnExecutorsSimulated, AReceiverRunsOnTheHostThatItPrefersWhileThereIsAFreeCore) {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Random random(seed);
+    chance = &random;
+    Simulation sim(seed);
+    sim.run([&] {
+      StreamTestOptions options{.batch = 100ms, .partitions = 2, .cores = 1};
+      options.executors = 3;
+      options.runtime = &sim;
+      options.without_checkpoint = true;
+      StreamTest t(options);
+      const auto places = std::make_shared<Places>();
+      t.streaming().add_listener(places);
+      auto& members = dynamic_cast<sluice::detail::ClusterScheduler&>(t.context().engine()->runner()).members();
+      const std::string host = "host-" + std::to_string(seed % 3);
+      t.output(t.streaming().receiver_stream<std::pair<int, Number>>(
+          [] { return std::make_unique<Counting>(0, false); }, {.restart_delay = 10ms, .preferred_location = host}));
+      t.start();
+      const auto run_until_started = [&](std::size_t times) {
+        for (int i = 0; i < 50 && places->started.size() < times; ++i) t.run(1);
+        ASSERT_EQ(places->started.size(), times);
+      };
+      run_until_started(1);
+      EXPECT_TRUE(members.is_on(places->started[0], host));
+      // Its executor dies: there is none on that host for a moment.
+      t.kill_executor(seed % 3);
+      run_until_started(2);
+      ASSERT_TRUE(members.wait_for(3, 10s));
+      if (members.is_on(places->started[1], host)) return;  // the new one was there in time
+      for (std::size_t number = 0; number < 3; ++number) {
+        if (members.is_on(places->started[1], "host-" + std::to_string(number))) t.kill_executor(number);
+      }
+      run_until_started(3);
+      EXPECT_TRUE(members.is_on(places->started[2], host));
+    });
+    if (HasFailure()) return;
   }
 }
 
