@@ -102,8 +102,13 @@ ClusterScheduler::ClusterScheduler(Engine& engine, std::unique_ptr<ClusterManage
   if (members_->wait_for(options_.executors, options_.start_time_max)) return;
   const std::size_t came = members_->ready().size();
   members_->stop();
-  throw Error(Code::no_executors, {.why = std::to_string(came) + " of " + std::to_string(options_.executors) +
-                                          " executors have come within " + to_string(options_.start_time_max)});
+  throw no_executors(std::to_string(came) + " of " + std::to_string(options_.executors) + " executors have come");
+}
+
+Error ClusterScheduler::no_executors(const std::string& how_many) {
+  std::string why = how_many + " within " + to_string(options_.start_time_max);
+  if (const std::string waiting_for = manager_->waiting_for(); !waiting_for.empty()) why += "; " + waiting_for;
+  return {Code::no_executors, {.why = why}};
 }
 
 ClusterScheduler::~ClusterScheduler() { members_->stop(); }
@@ -302,7 +307,7 @@ void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage,
   ExecutorId executor = 0;
   try {
     if (!members_->wait_for(1, options_.start_time_max)) {
-      throw Error(Code::no_executors, {.why = "none has come within " + to_string(options_.start_time_max)});
+      throw no_executors("none has come");
     }
     message.program = encoded(program);
   } catch (...) {

@@ -35,6 +35,7 @@ class Application(TypedDict):
     executors: int
     cores: int
     memory: int
+    executor_settings: list[str]
 
 
 def driver_name(application: str) -> str:
@@ -170,10 +171,12 @@ class Driver(Kept):
 
 
 class Executor(Kept):
-    """Keeps an executor's process at the driver's present address: a fixed one, or what the driver's actor tells."""
+    """Keeps an executor's process at the driver's present address: a fixed one, or what the driver's actor tells.
+
+    Of a fixed one, the end with status 0 is final: that driver has let it go."""
 
     def __init__(self, application: Application, secrets: dict[str, bytes], address: str = ""):
-        super().__init__(application, secrets, frozenset())
+        super().__init__(application, secrets, frozenset({0} if address else ()))
         self._address = address
         if not address:
             threading.Thread(target=self._follow_driver, daemon=True).start()
@@ -209,7 +212,34 @@ class Executor(Kept):
             f"--sluice.certs={secrets}",
             f"--sluice.cores={self.application['cores']}",
             f"--sluice.memory={self.application['memory']}",
+            *self.application["executor_settings"],
         ]
+
+    async def place(self) -> str:
+        """The node's address."""
+        return self.host
+
+    async def _next_end(self, known: Any) -> dict[str, Any]:
+        keeper = self.keeper
+        before = known[1] if known and known[0] == self.born else 0  # or of an actor before this one
+        while keeper.ends == before:
+            await keeper.wait_until(lambda: keeper.ends > before, 3600)
+        lines = [line for line in keeper.log.read(max(0, keeper.log.count - 20))[0] if not is_keepers(line)]
+        return {
+            "known": (self.born, keeper.ends),
+            "host": self.host,
+            "status": keeper.statuses[-1],
+            "is_final": keeper.ended is not None,
+            "lines": lines[-2:],
+        }
+
+    async def next_end(self, known: Any) -> dict[str, Any]:
+        """How the program has ended, once it has ended after the end that is `known` (what this call has said)."""
+        return await asyncio.wrap_future(self.begin(self._next_end(known)))
+
+
+def is_keepers(line: str) -> bool:
+    return line.startswith("sluice-ray: ")
 
 
 def end_with_raylet() -> None:

@@ -9,9 +9,10 @@ import shutil
 import sys
 import tempfile
 import time
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from sluice_ray import application as applications
+from sluice_ray import executors as driven
 from sluice_ray import shipping
 from sluice_ray.actors import Application, driver_name, executor_name
 
@@ -41,6 +42,11 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
+def count_or_dash(text: str) -> int:
+    """0 for "-"."""
+    return 0 if text == "-" else at_least_one(text)
+
+
 def found_program(text: str) -> pathlib.Path:
     """As a shell finds it."""
     path = text if "/" in text or os.path.exists(text) else shutil.which(text)
@@ -63,8 +69,8 @@ def arguments() -> argparse.ArgumentParser:
         )
         return command
 
-    def add_executors(command: argparse.ArgumentParser) -> None:
-        command.add_argument("--executors", type=at_least_one, default=2, metavar="E", help="how many (2)")
+    def add_executors(command: argparse.ArgumentParser, count: Callable[[str], int] = at_least_one) -> None:
+        command.add_argument("--executors", type=count, default=2, metavar="E", help="how many (2)")
         command.add_argument("--cores", type=at_least_one, default=1, metavar="N", help="of each executor (1)")
         command.add_argument("--memory", type=size, default=1 << 30, metavar="M", help="of each executor (1G)")
         command.add_argument("program", type=found_program, metavar="PROGRAM")
@@ -79,8 +85,9 @@ def arguments() -> argparse.ArgumentParser:
 
     executors = add("executors", "Only executors, for a driver that runs elsewhere, until standard input ends.")
     executors.add_argument("--driver", required=True, metavar="HOST:PORT")
-    executors.add_argument("--certs", required=True, type=pathlib.Path, metavar="DIR", help="of `sluice certs`")
-    add_executors(executors)
+    executors.add_argument("--certs", required=True, metavar="DIR", help="of `sluice certs`; or - for standard input")
+    add_executors(executors, count_or_dash)
+    executors.add_argument("settings", nargs=argparse.REMAINDER, metavar="--sluice.NAME=VALUE", help="of executors")
 
     status = add("status", "Where driver and executors run, and how they have fared.")
     status.add_argument("--json", action="store_true")
@@ -130,6 +137,7 @@ def described(options: argparse.Namespace, name: str, program_arguments: list[st
         "executors": options.executors,
         "cores": options.cores,
         "memory": options.memory,
+        "executor_settings": getattr(options, "settings", []),
     }
 
 
@@ -171,13 +179,20 @@ def submit(options: argparse.Namespace) -> int:
 
 
 def executors(options: argparse.Namespace) -> int:
-    certificates = shipping.read_member(options.certs)
-    connect_with_payload(options, [])
-    described_as = described(options, "executors", [])
-    actors = applications.start_executors(described_as, certificates, options.driver)
-    say(f"{len(actors)} executors are asked for")
-    while sys.stdin.buffer.read1(4096):  # type: ignore[union-attr]
-        pass
+    driven.ignore_signals()
+    orders = driven.Orders(sys.stdin.buffer)
+    try:
+        certificates = orders.files() if options.certs == "-" else shipping.read_member(pathlib.Path(options.certs))
+        driven.report("note", f"connecting to Ray at {options.address}")
+        with driven.EndOfInput():
+            connect_with_payload(options, [])
+        driven.run(described(options, "executors", []), options.address, options.driver, orders, certificates)
+    except shipping.NotShippable as error:
+        driven.report("problem", str(error))
+        return driven.CANNOT
+    except ConnectionError as error:
+        driven.report("problem", f"no Ray at {options.address}: {error}")
+        return driven.NO_RAY
     return 0  # the actors end with our connection
 
 

@@ -97,6 +97,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     start += ["--ray-client-server-port=26001", "--node-ip-address=127.0.0.1", f"--temp-dir={directory}"]
     # Nodes do not have our package.
     nodes = {name: value for name, value in environment.items() if name != "PYTHONPATH"}
+    nodes["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # or one ray:// connection in ten fails at first (docs/ray.md)
     nodes["PATH"] = f"{pathlib.Path(sys.executable).parent}:{nodes['PATH']}"
     subprocess.run(start, env=nodes, check=True, capture_output=True, timeout=120)
     try:

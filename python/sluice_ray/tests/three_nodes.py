@@ -84,6 +84,7 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "GRPC_ENABLE_FORK_SUPPORT": "0",  # see docs/ray.md
             "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
         }
         self.environment.pop("PYTHONPATH", None)
