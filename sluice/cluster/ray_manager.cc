@@ -17,8 +17,11 @@ namespace {
 constexpr const char* command = "sluice-ray";
 /// It reads what it is told at once.
 constexpr Duration write_time_max = std::chrono::seconds(10);
-/// For the command to take the executors back; then it is killed, and Ray takes them back by itself within 30 s.
+/// For the command to take the executors back; then it is killed, and they end by themselves.
 constexpr Duration end_time_max = std::chrono::seconds(10);
+/// So long an executor that has lost its driver tries to reach it; then it ends, and its actor with it. The driver has
+/// given it up by then.
+constexpr std::chrono::seconds executor_grace{20};
 /// Between two starts of the command; grows each time, until one has lived for `long_life`.
 constexpr Duration pause_min = std::chrono::milliseconds(200);
 constexpr Duration pause_max = std::chrono::seconds(10);
@@ -92,7 +95,11 @@ class LineReader {
 class RayExecutors final : public ClusterManager {
  public:
   RayExecutors(Runtime& runtime, RayOptions options)
-      : runtime_(runtime), options_(std::move(options)), changed_(runtime.condition()), threads_(runtime) {
+      : runtime_(runtime),
+        options_(std::move(options)),
+        name_("driver-" + std::to_string(runtime.random_seed())),
+        changed_(runtime.condition()),
+        threads_(runtime) {
     // On disk for this moment only: the command gets them by its standard input.
     std::optional<NewCertificates> made;
     if (options_.certs.empty()) made.emplace(runtime_);
@@ -217,12 +224,14 @@ class RayExecutors final : public ClusterManager {
   std::vector<std::string> arguments(const ExecutorOptions& each) const {
     return {"executors",
             "--address=" + options_.address,
+            "--name=" + name_,
             "--driver=" + each.driver,
             "--certs=-",
             "--executors=-",
             "--cores=" + std::to_string(each.cores),
             "--memory=" + std::to_string(each.memory_bytes),
             program_path(),
+            "--sluice.executor-grace=" + std::to_string(executor_grace.count()),
             "--sluice.spill-directory=" + each.spill_directory,
             std::string("--sluice.shuffle-compression=") + (each.compression == Compression::lz4 ? "lz4" : "none")};
   }
@@ -238,6 +247,8 @@ class RayExecutors final : public ClusterManager {
 
   Runtime& runtime_;
   const RayOptions options_;
+  /// By it a new command finds the executors that a killed one has left.
+  const std::string name_;
   ClusterNetwork network_;
   MemberFiles member_;
 

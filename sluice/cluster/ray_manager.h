@@ -2,8 +2,9 @@
 //
 // Ray is spoken to by the command `sluice-ray executors` (python/sluice_ray/sluice_ray/executors.py, where the lines
 // that it exchanges with the driver are written down). It is a child of the driver: it places the executors, and ends
-// when its standard input does, which comes however the driver dies; with it its connection to Ray ends, and Ray ends
-// the executors. Nothing that tasks need passes through it or through Ray: executors connect to the driver.
+// when its standard input does, which comes however the driver dies, and takes them back. Should it be killed it is
+// started again, and finds the executors, which have noticed nothing: nothing that tasks need passes through it or
+// through Ray, for they connect to the driver. Should it be killed with the driver, they end by themselves.
 #pragma once
 
 #include <memory>

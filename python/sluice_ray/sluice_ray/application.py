@@ -83,11 +83,13 @@ def executor_class(application: Application, options: dict[str, Any]) -> Any:
     return ray.remote(**options, num_cpus=application["cores"], memory=application["memory"])(Executor)
 
 
-def start_executor(application: Application, certificates: dict[str, bytes], address: str) -> Any:
-    """The actor of one for a driver elsewhere. It ends with this process's connection to Ray. Calls of it wait while
-    it is being started again."""
-    options = {"max_restarts": RESTARTED, "max_task_retries": RESTARTED, "scheduling_strategy": "SPREAD"}
-    return executor_class(application, options).remote(application, certificates, address)
+def start_executor(application: Application, certificates: dict[str, bytes], address: str, index: int) -> Any:
+    """The actor of one for a driver elsewhere. It ends when that driver has. Calls of it wait while it is being started
+    again."""
+    options = {"max_restarts": RESTARTED, "max_task_retries": RESTARTED, "lifetime": "detached"}
+    made = executor_class(application, {**options, "scheduling_strategy": "SPREAD"})
+    name = executor_name(application["name"], index)
+    return made.options(name=name).remote(application, certificates, address, index)
 
 
 def names() -> list[str]:

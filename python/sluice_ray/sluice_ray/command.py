@@ -84,6 +84,7 @@ def arguments() -> argparse.ArgumentParser:
     submit.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS")
 
     executors = add("executors", "Only executors, for a driver that runs elsewhere, until standard input ends.")
+    executors.add_argument("--name", help="of them in Ray, to find those again that a killed command has left (a new one)")
     executors.add_argument("--driver", required=True, metavar="HOST:PORT")
     executors.add_argument("--certs", required=True, metavar="DIR", help="of `sluice certs`; or - for standard input")
     add_executors(executors, count_or_dash)
@@ -186,7 +187,8 @@ def executors(options: argparse.Namespace) -> int:
         driven.report("note", f"connecting to Ray at {options.address}")
         with driven.EndOfInput():
             connect_with_payload(options, [])
-        driven.run(described(options, "executors", []), options.address, options.driver, orders, certificates)
+        name = options.name or f"executors-{applications.new_run()}"
+        driven.run(described(options, name, []), options.address, options.driver, orders, certificates)
     except shipping.NotShippable as error:
         driven.report("problem", str(error))
         return driven.CANNOT

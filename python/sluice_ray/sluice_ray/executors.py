@@ -15,9 +15,13 @@ The end of standard input is the only order to end: it comes however the driver 
 person sits there; who stops a driver by a signal to all of its processes wants it to end in peace, with its executors.
 
 An executor that ends with status 0 was let go by the driver. Another one takes its place if there are to be so many.
+
+This command may be killed, and Ray's head start again: the executors stay, and the next command of the same `--name`
+finds them. They end with this one when it ends as it should, and by themselves when they do not find their driver for
+`executor-grace`.
 """
 
-import itertools
+import contextlib
 import os
 import queue
 import select
@@ -98,12 +102,12 @@ class Wanted(NamedTuple):
 class Pool:
     """The executors' actors. Threads: what happens is put into a queue by any, and looked at by one."""
 
-    def __init__(self, application: Application, start: Callable[[], Any], tell: Callable[[str, str], None]):
+    def __init__(self, application: Application, start: Callable[[int], Any], tell: Callable[[str, str], None]):
         self._application = application
         self._start = start
         self._tell = tell
         self._happened: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._numbers = itertools.count()
+        self._next = 0
         self._actors: dict[int, Any] = {}
         self._hosts: dict[int, str] = {}  # of those that have found one
         self._count = 0
@@ -115,8 +119,14 @@ class Pool:
     def run(self, count: int) -> None:
         """Until it is told to end."""
         self._count = count
+        name = self._application["name"]
+        there = applications.executor_indices(name)  # the command before this one was killed
+        for number in there:
+            with contextlib.suppress(ValueError):  # it has just ended
+                actor = ray.get_actor(applications.executor_name(name, number), namespace=applications.NAMESPACE)
+                self._take(number, actor)
         self._fill()
-        self._tell("asked", f"{count} executors are asked for")
+        self._tell("asked", f"{count} executors are asked for" + (f", {len(there)} are there" if there else ""))
         while True:
             try:
                 event = self._happened.get(timeout=None if self._all_placed() else PATIENCE_S)
@@ -124,6 +134,8 @@ class Pool:
                 self._say(self._room())
                 continue
             if event == Wanted(None):
+                for actor in self._actors.values():
+                    ray.kill(actor)
                 return
             self._see(event)
             self._fill()
@@ -139,8 +151,7 @@ class Pool:
         elif isinstance(event, Lost):
             if not isinstance(event.error, ray.exceptions.RayActorError):
                 raise event.error
-            self._say(f"an executor's actor was lost: {event.error}")
-            self._drop(event.number)
+            self._drop(event.number)  # its program had ended for good
         elif event.end["is_final"]:
             self._drop(event.number)
         else:
@@ -150,10 +161,13 @@ class Pool:
 
     def _fill(self) -> None:
         while len(self._actors) < self._count:
-            number = next(self._numbers)
-            self._actors[number] = actor = self._start()
-            self._then(number, actor.place.remote(), Placed)
-            self._await_end(number, None)
+            self._take(self._next, self._start(self._next))
+
+    def _take(self, number: int, actor: Any) -> None:
+        self._next = max(self._next, number + 1)
+        self._actors[number] = actor
+        self._then(number, actor.place.remote(), Placed)
+        self._await_end(number, None)
 
     def _drop(self, number: int) -> None:
         self._hosts.pop(number, None)
@@ -243,7 +257,11 @@ def run(application: Application, address: str, driver: str, orders: Orders, cer
         return
     at = reached_at(driver, address)
     report("note", f"executors are to find the driver at {at}")
-    pool = Pool(application, lambda: applications.start_executor(application, certificates, at), report)
+
+    def start(number: int) -> Any:
+        return applications.start_executor(application, certificates, at, number)
+
+    pool = Pool(application, start, report)
 
     def obey() -> None:
         while (count := orders.count()) is not None:

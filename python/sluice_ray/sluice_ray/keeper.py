@@ -71,7 +71,7 @@ class Keeper:
         self._guard = guard
         self._secrets = secrets
         self._environment = environment
-        self._final = final
+        self.final = final
         self._guarding: Optional[asyncio.subprocess.Process] = None
         self._unwanted = asyncio.Event()
         self._changed = asyncio.Condition()
@@ -92,7 +92,7 @@ class Keeper:
             self.statuses.append(status)
             self.ends += 1
             self.pid, self.since = 0, time.time()
-            if status in self._final or self._unwanted.is_set():
+            if status in self.final or self._unwanted.is_set():
                 break
             if time.monotonic() - begin > GOOD_RUN_S:
                 delay = DELAY_MIN_S
