@@ -290,14 +290,14 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ru
   return executor;
 }
 
-// An executor for a copy of what the partition leaves; 0 when there is no other.
+// An executor for a copy of what the partition leaves on another one, of another host if there is any; 0 when there is
+// none.
 ExecutorId ClusterScheduler::another(ExecutorId executor, std::size_t partition) {
   const Slots::Place at = slots_->place(partition);
-  const std::vector<ExecutorId> ids = members_->ready();
-  if (at.copy != executor && contains(ids, at.copy)) return at.copy;
-  const auto own = std::find(ids.begin(), ids.end(), executor);
-  if (own == ids.end()) return ids.empty() ? 0 : ids[partition % ids.size()];  // it leaves
-  return ids.size() < 2 ? 0 : ids[static_cast<std::size_t>(own - ids.begin() + 1) % ids.size()];
+  const std::vector<ExecutorId> others = slots_->for_copies(members_->ready(), executor);
+  if (others.empty() || contains(others, at.copy)) return others.empty() ? 0 : at.copy;
+  const auto next = std::upper_bound(others.begin(), others.end(), executor);
+  return next == others.end() ? others.front() : *next;
 }
 
 void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage, std::uint32_t task, unsigned attempt,

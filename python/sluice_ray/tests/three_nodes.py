@@ -360,6 +360,7 @@ class Job:
         (self.directory / "files").mkdir(parents=True)
         self.writer = Writer(self.directory / "log")
         self.ledger = Ledger(self.directory / "ledger")
+        self.two = 0  # a node
         self.rows: list[tuple[str, ...]] = []
         plan = Plan()
         given = {
@@ -462,6 +463,22 @@ class Job:
         self.cluster.nodes[node].kill()
         return {-node}, lambda: self.restart(node)
 
+    def two_together(self) -> int:
+        """A node with two executors and without the driver: one that had one of them is stopped for a while, and the
+        driver's node has no room."""
+        for _ in range(4):
+            eventually(self.settled, 120)
+            (driver,), executors = members(self.NAME)
+            count = collections.Counter(self.cluster.node_of(process.pid) for process in executors)
+            count.pop(self.cluster.node_of(driver.pid), None)
+            node, most = count.most_common(1)[0]
+            if most == 2:
+                return node
+            self.cluster.stop_node(node)
+            eventually(lambda: connected(self.NAME) == EXECUTORS, 120)
+            self.cluster.start_node(node)
+        raise TimeoutError("two executors are never on one node")
+
     def restart(self, node: int) -> None:
         self.cluster.stop_node(node)
         self.cluster.start_node(node)
@@ -508,6 +525,7 @@ def events(job: Job) -> dict[str, tuple[str, Callable[[], Harm]]]:
         "driver-actor": ("the driver's actor", lambda: job.kill_actor(job.driver())),
         "raylet": ("the raylet of an executor's node", lambda: job.kill_raylet(of_executor())),
         "node": ("an executor's node", lambda: job.kill_node(of_executor())),
+        "two": ("an executor's node with two of the three", lambda: job.kill_node(job.two)),
         "cut": ("the network of an executor's node", lambda: job.cut(of_executor())),
         "driver-raylet": ("the raylet of the driver's node", lambda: job.kill_raylet(of_driver())),
         "driver-node": ("the driver's node", lambda: job.kill_node(of_driver())),
@@ -551,8 +569,11 @@ def main() -> int:
         job.writer.start()
         try:
             for name, (what, act) in events(job).items():
-                if not options.only or name in options.only:
-                    job.measure(what, act)
+                if options.only and name not in options.only:
+                    continue
+                if name == "two":
+                    job.two = job.two_together()
+                job.measure(what, act)
             if options.redis and (not options.only or "head" in options.only):
                 job.measure("Ray's head, for 20 s", lambda: kill_head(job), 20)
         finally:
