@@ -25,7 +25,7 @@ struct ContextOptions {
   /// Where tasks run (master): "local" one thread, "local[N]" N threads, "local[*]" one a core of this process;
   /// "local-cluster[E,N]" E processes of this host with N threads each, for which the program must begin with
   /// `sluice::init`; "cluster[E]" waits for E executors that are started with --sluice.executor, on any host
-  /// (docs/cluster.md); "ray://HOST:PORT[E,N]" has E executors with N threads each started on the nodes of a Ray cluster
+  /// (docs/cluster.md); "ray://HOST:PORT[E,N]" starts E executors with N threads each on the nodes of a Ray cluster
   /// (docs/ray.md), 2 with one thread where [E,N] is left out. Empty: "local[*]".
   std::string master{};
   /// Partitions of shuffles and collections where a call does not say (partitions). It decides the order of results,

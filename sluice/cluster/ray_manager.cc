@@ -173,8 +173,9 @@ class RayExecutors final : public ClusterManager {
   Error run_command(const ExecutorOptions& each) {
     const std::shared_ptr<ChildProcess> child = spawn_program(command, arguments(each));
     if (child == nullptr) {
-      return {Code::process_failed, {.why = "there is no command sluice-ray on the PATH; "
-                                            "`pip install ./python/sluice_ray` brings it (docs/ray.md)"}};
+      return {Code::process_failed,
+              {.why = "there is no command sluice-ray on the PATH; "
+                      "`pip install ./python/sluice_ray` brings it (docs/ray.md)"}};
     }
     {
       const std::lock_guard lock(mutex_);

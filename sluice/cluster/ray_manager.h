@@ -23,8 +23,8 @@ struct RayOptions {
   Address listen;
 };
 
-/// Runs executors on Ray. The first call of `run_executors` waits until Ray knows of them. Errors, there: SLU-413 there is no `sluice-ray`, or it has failed;
-/// SLU-402 no Ray at that address. Errors, here: those of `secured_network`.
+/// Runs executors on Ray. The first call of `run_executors` waits until Ray knows of them. Errors, there: SLU-413 there
+/// is no `sluice-ray`, or it has failed; SLU-402 no Ray at that address. Errors, here: those of `secured_network`.
 std::unique_ptr<ClusterManager> make_ray_executors(Runtime& runtime, RayOptions options);
 
 }  // namespace sluice::detail

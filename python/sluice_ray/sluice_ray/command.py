@@ -1,20 +1,26 @@
 """The command `sluice-ray`."""
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Iterator, Optional
 
 from sluice_ray import application as applications
 from sluice_ray import executors as driven
 from sluice_ray import shipping
 from sluice_ray.actors import Application, driver_name, executor_name
+
+
+INTERRUPT_S = 3.0
 
 
 def say(line: str) -> None:
@@ -84,7 +90,7 @@ def arguments() -> argparse.ArgumentParser:
     submit.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS")
 
     executors = add("executors", "Only executors, for a driver that runs elsewhere, until standard input ends.")
-    executors.add_argument("--name", help="of them in Ray, to find those again that a killed command has left (a new one)")
+    executors.add_argument("--name", help="of them in Ray: those that a killed one has left are found again")
     executors.add_argument("--driver", required=True, metavar="HOST:PORT")
     executors.add_argument("--certs", required=True, metavar="DIR", help="of `sluice certs`; or - for standard input")
     add_executors(executors, count_or_dash)
@@ -165,18 +171,38 @@ def submit(options: argparse.Namespace) -> int:
     applications.start(described(options, name, options.arguments), certificates, options.driver_cores)
     say(f"{name} is submitted")
     follower = applications.Follower(driver_name(name), say)
+    at = "" if options.address == "auto" else f" --address {options.address}"
+    go_on = f"{name} goes on. To look at it: sluice-ray logs{at} --name {name} --follow, or status; to end it: stop"
     try:
-        for line in follower.lines(follow=True):
-            print(line, flush=True)
+        with interruptible(lambda: say(go_on)):
+            for line in follower.lines(follow=True):
+                print(line, flush=True)
     except KeyboardInterrupt:
-        at = "" if options.address == "auto" else f" --address {options.address}"
-        say(f"{name} goes on. To look at it: sluice-ray logs{at} --name {name} --follow, or status; to end it: stop")
         return 0
     if follower.status is None:
         say(f"{name} was stopped")
         return 1
     applications.remove(name)
     return follower.status
+
+
+@contextlib.contextmanager
+def interruptible(then: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Ctrl-C ends this process with status 0 after `then`, whatever Ray does: an interrupt may come where Ray's client
+    takes no notice of exceptions, or leaves it in a state in which it cannot be shut down."""
+
+    def interrupted(*_: Any) -> None:
+        then()
+        end = threading.Timer(INTERRUPT_S, os._exit, [0])
+        end.daemon = True
+        end.start()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def executors(options: argparse.Namespace) -> int:
@@ -228,8 +254,9 @@ def logs(options: argparse.Namespace) -> int:
     actor = driver_name(name) if options.executor is None else executor_name(name, options.executor)
     follower = applications.Follower(actor, say)
     try:
-        for line in follower.lines(options.follow):
-            print(line, flush=options.follow)
+        with interruptible():
+            for line in follower.lines(options.follow):
+                print(line, flush=options.follow)
     except KeyboardInterrupt:
         return 0
     if follower.gone:

@@ -533,6 +533,9 @@ def events(job: Job) -> dict[str, tuple[str, Callable[[], Harm]]]:
     }
 
 
+STREAM_GOES_ON = {"executor", "executor-actor", "raylet", "node", "two"}
+
+
 def kill_head(job: Job) -> Harm:
     before = {p.pid for p in sum(members(job.NAME), [])}
     job.cluster.stop_node(HEAD)
@@ -573,7 +576,12 @@ def main() -> int:
                     continue
                 if name == "two":
                     job.two = job.two_together()
+                starts = job.ledger.starts
                 job.measure(what, act)
+                # All that these have is elsewhere, too.
+                if name in STREAM_GOES_ON and job.ledger.starts != starts:
+                    failed += f"{what}: the stream was started again"
+                    print(failed, flush=True)
             if options.redis and (not options.only or "head" in options.only):
                 job.measure("Ray's head, for 20 s", lambda: kill_head(job), 20)
         finally:
