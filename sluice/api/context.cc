@@ -46,10 +46,14 @@ std::vector<std::size_t> numbers_of(std::string_view master, std::string_view na
 std::optional<Master> ray_master_of(const std::string& master) {
   constexpr std::string_view ray = "ray://";
   if (!master.starts_with(ray)) return std::nullopt;
-  const std::string address = master.substr(0, master.find('['));
+  const bool has_numbers = master.ends_with(']');  // and no address of IPv6, which has a port behind it
+  const std::string address = has_numbers ? master.substr(0, master.rfind('[')) : master;
+  const std::size_t colon = address.rfind(':');
+  const bool has_port = colon > ray.size() && address.find_first_not_of("0123456789", colon + 1) == std::string::npos &&
+                        colon + 1 < address.size();
+  if (!has_port && address != "ray://auto") return std::nullopt;
   std::vector<std::size_t> numbers = numbers_of(master, address);
-  if (address.size() == ray.size() || numbers.size() > 2) return std::nullopt;
-  if (numbers.empty() && address != master) return std::nullopt;
+  if (has_numbers && (numbers.empty() || numbers.size() > 2)) return std::nullopt;
   if (numbers.empty()) numbers.push_back(2);
   if (numbers.size() == 1) numbers.push_back(1);
   Master result{numbers[1], numbers[0]};
@@ -147,7 +151,7 @@ Context::Context(const ContextOptions& options) {
       if (master.are_started_elsewhere) {
         manager = detail::make_started_elsewhere(detail::secured_network(runtime, certs), Address{listen});
       } else if (is_on_ray) {
-        manager = detail::make_ray_executors(runtime, {master.ray_address, certs, Address{listen}});
+        manager = detail::make_ray_executors(runtime, {master.ray_address, certs, Address{listen}, wait});
       } else if (&runtime == &system_runtime()) {
         manager = detail::make_local_processes(runtime);
       } else {

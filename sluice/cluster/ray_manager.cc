@@ -130,8 +130,14 @@ class RayExecutors final : public ClusterManager {
     } else if (child_ != nullptr) {
       tell(std::to_string(count) + "\n");
     }
-    while (!are_asked_for_ && failure_ == std::nullopt) changed_->wait_until(lock, Time::max());
-    if (!are_asked_for_) throw *failure_;
+    const Time until = runtime_.clock().now() + options_.answer_time_max;
+    while (!are_asked_for_ && failure_ == std::nullopt && runtime_.clock().now() < until) {
+      changed_->wait_until(lock, until);
+    }
+    if (are_asked_for_) return;
+    if (failure_ != std::nullopt) throw *failure_;
+    throw Error(Code::network_failed, {.why = "Ray at " + options_.address + " has not heard of executors within " +
+                                              to_string(options_.answer_time_max) + "; " + last_words_});
   }
 
   Address driver_address() override { return options_.listen; }

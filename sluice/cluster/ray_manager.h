@@ -7,6 +7,7 @@
 // through Ray, for they connect to the driver. Should it be killed with the driver, they end by themselves.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 
@@ -21,6 +22,8 @@ struct RayOptions {
   std::string certs;
   /// Where the driver listens. When it is all addresses of the host, executors are told the one that faces Ray.
   Address listen;
+  /// How long Ray may take to hear of executors, with the program's way there.
+  Duration answer_time_max = std::chrono::minutes(5);
 };
 
 /// Runs executors on Ray. The first call of `run_executors` waits until Ray knows of them. Errors, there: SLU-413 there

@@ -226,11 +226,21 @@ def connected(program: str, but: frozenset[int] = frozenset()) -> int:
         listen = next(word for word in driver.command if word.startswith("--sluice.listen="))
         listening.add(int(listen.rpartition(":")[2]))
     for executor in executors:
-        goal = next(word for word in executor.command if word.startswith("--sluice.executor=")).partition("=")[2]
-        host, _, port = goal.rpartition(":")
-        if int(port) in listening and has_connection(executor.pid, host, int(port)):
+        if goal_of(executor)[1] in listening and is_at_work(executor):
             count += 1
     return count
+
+
+def goal_of(executor: Process) -> tuple[str, int]:
+    """Where its driver is."""
+    goal = next(word for word in executor.command if word.startswith("--sluice.executor=")).partition("=")[2]
+    host, _, port = goal.rpartition(":")
+    return host, int(port)
+
+
+def is_at_work(executor: Process) -> bool:
+    """It is connected to its driver."""
+    return has_connection(executor.pid, *goal_of(executor))
 
 
 def has_connection(pid: int, host: str, port: int) -> bool:
@@ -251,7 +261,8 @@ def has_connection(pid: int, host: str, port: int) -> bool:
 
 
 def access_log(cluster: Cluster, bin_directory: pathlib.Path) -> str:
-    """Executors are killed while it reads; what it says must be what it says alone."""
+    """Executors are killed while it reads; what it says must be what it says alone. First with `submit`, then with a
+    driver on this host, which is no node of Ray's."""
     log = cluster.directory / "access.log"
     chance = random.Random(1)
     with open(log, "w") as out:
@@ -263,17 +274,34 @@ def access_log(cluster: Cluster, bin_directory: pathlib.Path) -> str:
     program = bin_directory / "access_log"
     options = ["--input", log, "--once", "--json"]
     alone = subprocess.run([program, *options], capture_output=True, text=True, check=True).stdout.strip()
-    job = cluster.sluice(
+    output: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    submitted = cluster.sluice(
         *["submit", "--executors", EXECUTORS, "--name", "access", program, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        **output,
     )
+    said = [f"access_log by submit: {reads_right(submitted, alone)}"]
+    command = cluster.directory / "sluice-ray"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m sluice_ray "$@"\n')
+    command.chmod(0o755)
+    path = f"{cluster.directory}:{cluster.environment['PATH']}"
+    master = f"--sluice.master=ray://{address(HEAD)}:{CLIENT_PORT}[{EXECUTORS},1]"
+    environment = {**cluster.environment, "PYTHONPATH": str(package), "PATH": path}
+    driver = subprocess.Popen([program, *options, master], env=environment, text=True, **output)  # type: ignore
+    said.append(f"access_log by a driver elsewhere: {reads_right(driver, alone)}")
+    return "\n".join(said)
+
+
+def reads_right(job: subprocess.Popen, alone: str) -> str:
+    """While it reads, executors are killed."""
     killed = 0
+    hosts = set()
     lines: list[str] = []
     reading = threading.Thread(target=lambda: lines.extend(job.stdout))  # type: ignore[arg-type]
     reading.start()
     while job.poll() is None:
-        if connected("access_log") == EXECUTORS and killed < 3:
+        _, executors = members("access_log")
+        if sum(is_at_work(executor) for executor in executors) == EXECUTORS and killed < 3:
+            hosts |= {namespace_of(executor.pid) for executor in executors}
             time.sleep(0.15)
             _, executors = members("access_log")
             if executors:
@@ -284,7 +312,8 @@ def access_log(cluster: Cluster, bin_directory: pathlib.Path) -> str:
     right = alone in [line.strip() for line in lines] and job.returncode == 0
     if not right:
         print("".join(lines)[-3000:])
-    return f"access_log: {killed} executors killed while it read: {'as in one process' if right else 'WRONG'}"
+    result = "as in one process" if right else "WRONG"
+    return f"{killed} executors killed while it read, on {len(hosts)} nodes: {result}"
 
 
 # ---- The job with state
