@@ -207,7 +207,7 @@ def interruptible(then: Callable[[], None] = lambda: None) -> Iterator[None]:
 
 def executors(options: argparse.Namespace) -> int:
     driven.ignore_signals()
-    orders = driven.Orders(sys.stdin.buffer)
+    orders = driven.Orders()
     try:
         certificates = orders.files() if options.certs == "-" else shipping.read_member(pathlib.Path(options.certs))
         driven.report("note", f"connecting to Ray at {options.address}")

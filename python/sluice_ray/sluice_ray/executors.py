@@ -28,7 +28,7 @@ import select
 import signal
 import socket
 import threading
-from typing import Any, BinaryIO, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 import ray
 
@@ -49,10 +49,11 @@ def report(kind: str, words: str) -> None:
 
 
 class Orders:
-    """Standard input."""
+    """Standard input, without a buffer: the thread that reads it would keep the interpreter, which wants to empty the
+    buffer, from ending."""
 
-    def __init__(self, source: BinaryIO):
-        self._source = source
+    def __init__(self) -> None:
+        self._source = open(0, "rb", buffering=0, closefd=False)
 
     def files(self) -> dict[str, bytes]:
         """Those of a member."""
@@ -61,8 +62,14 @@ class Orders:
             name, _, size = self._source.readline().decode().partition(" ")
             if name not in MEMBER_FILES or not size.strip().isdigit():
                 raise NotShippable(f"standard input has no {', '.join(sorted(set(MEMBER_FILES) - set(found)))}")
-            found[name] = self._source.read(int(size))
+            found[name] = self._read(int(size))
         return found
+
+    def _read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size and (more := self._source.read(size - len(data))):
+            data += more
+        return data
 
     def count(self) -> Optional[int]:
         """The next one; None at the end."""

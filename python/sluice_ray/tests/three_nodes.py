@@ -4,7 +4,8 @@
     three_nodes.py BIN [--redis] [--untuned] [--only NAME ...]
 
 BIN has access_log, sluice_kill_job and sluice. First access_log reads a log while executors are killed, and must say
-what it says in one process. Then sluice_kill_job runs with its state in a checkpoint directory on the shared disk,
+what it says in one process; then (head-of-driver) a driver that is no node of Ray's must not notice that the head is
+away. Then sluice_kill_job runs with its state in a checkpoint directory on the shared disk,
 while processes, actors, raylets and nodes are killed one after the other; all outputs of all batches are compared with
 those that tests/kill/oracle.py computes. Times are from the kill to
   batch    the first batch of a later time that has been written whole;
@@ -280,15 +281,53 @@ def access_log(cluster: Cluster, bin_directory: pathlib.Path) -> str:
         **output,
     )
     said = [f"access_log by submit: {reads_right(submitted, alone)}"]
+    driver = driver_here(cluster, [program, *options], output)
+    said.append(f"access_log by a driver elsewhere: {reads_right(driver, alone)}")
+    return "\n".join(said)
+
+
+def driver_here(cluster: Cluster, line: list, output: dict[str, int]) -> subprocess.Popen:
+    """On this host, which is no node of Ray's, with its executors there."""
     command = cluster.directory / "sluice-ray"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m sluice_ray "$@"\n')
     command.chmod(0o755)
     path = f"{cluster.directory}:{cluster.environment['PATH']}"
     master = f"--sluice.master=ray://{address(HEAD)}:{CLIENT_PORT}[{EXECUTORS},1]"
     environment = {**cluster.environment, "PYTHONPATH": str(package), "PATH": path}
-    driver = subprocess.Popen([program, *options, master], env=environment, text=True, **output)  # type: ignore
-    said.append(f"access_log by a driver elsewhere: {reads_right(driver, alone)}")
-    return "\n".join(said)
+    return subprocess.Popen([*line, master], env=environment, text=True, **output)  # type: ignore[call-overload]
+
+
+def head_of_driver_here(cluster: Cluster, bin_directory: pathlib.Path) -> str:
+    """Ray's head is away for longer than Ray's client waits for it. Executors must notice nothing, one that is lost
+    later must be replaced, and all must go with the driver."""
+    followed = cluster.directory / "followed"
+    followed.write_text("")
+    program = bin_directory / "access_log"
+    line = [program, "--follow", followed, f"--sluice.checkpoint={cluster.directory / 'checkpoint'}"]
+    driver = driver_here(cluster, line, {"stdout": subprocess.DEVNULL})
+
+    def at_work() -> set[int]:
+        return {executor.pid for executor in members("access_log")[1] if is_at_work(executor)}
+
+    eventually(lambda: len(at_work()) == EXECUTORS, 120)
+    before = at_work()
+    cluster.stop_node(HEAD)
+    time.sleep(40)
+    cluster.start_node(HEAD)
+    time.sleep(20)
+    lost = before - at_work()
+    node = cluster.node_of(min(before))
+    cluster.stop_node(node)
+    replaced = eventually(lambda: len(at_work()) == EXECUTORS, 120)
+    ended = driver.poll()
+    driver.kill()
+    driver.wait()
+    gone = eventually(lambda: not members("access_log")[1], 60)
+    cluster.start_node(node)
+    return (
+        f"head of a driver elsewhere, away for 40 s: {'WRONG' if lost or ended is not None else 'nothing'} was lost; "
+        f"a node that was killed then was replaced in {replaced:.1f} s; no executor {gone:.1f} s after the driver"
+    )
 
 
 def reads_right(job: subprocess.Popen, alone: str) -> str:
@@ -595,6 +634,10 @@ def main() -> int:
         cluster.start()
         if not options.only or "access_log" in options.only:
             said = access_log(cluster, options.bin.resolve())
+            print(said, flush=True)
+            failed += "WRONG" if "WRONG" in said else ""
+        if options.redis and (not options.only or "head-of-driver" in options.only):
+            said = head_of_driver_here(cluster, options.bin.resolve())
             print(said, flush=True)
             failed += "WRONG" if "WRONG" in said else ""
         job = Job(cluster, options.bin.resolve())
