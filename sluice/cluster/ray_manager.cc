@@ -222,8 +222,9 @@ class RayExecutors final : public ClusterManager {
         changed_->notify_all();
       }
     } catch (const Error& error) {
+      // The connection is reset when the command ends before it has read all.
       const std::lock_guard lock(mutex_);
-      if (!stopping_) problem = error.details().why;
+      if (!stopping_ && problem.empty()) problem = error.details().why;
     }
     return problem;
   }

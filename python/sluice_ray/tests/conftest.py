@@ -73,6 +73,19 @@ def ended(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
             raise
 
 
+def deals_with_sigterm(pid: int) -> bool:
+    """A process begins without."""
+    lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next(line for line in lines if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def terminate(pid: int) -> None:
+    """SIGTERM, once the program is there that deals with it."""
+    eventually(lambda: deals_with_sigterm(pid))
+    os.kill(pid, signal.SIGTERM)
+
+
 class Sluice:
     """The command, with the tests' Ray."""
 

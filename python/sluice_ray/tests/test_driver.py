@@ -9,7 +9,7 @@ import sys
 from typing import Iterator
 
 import pytest
-from conftest import Sluice, command_line, environment, eventually, processes, repository
+from conftest import Sluice, command_line, environment, eventually, processes, repository, terminate
 
 from sluice_ray import application
 
@@ -104,11 +104,11 @@ def test_as_many_executors_as_standard_input_says(client, program):
         assert first in are(program, 3)
         # One is to go: the driver lets it, and it ends with status 0. It is not started again.
         started.tell("2\n")
-        os.kill(first, signal.SIGTERM)
+        terminate(first)
         assert first not in are(program, 2)
         # One that ends though as many are wanted is replaced.
         second = executors(program)[0]
-        os.kill(second, signal.SIGTERM)
+        terminate(second)
         eventually(lambda: second not in (now := executors(program)) and len(now) == 2)
         assert started.end() == 0
     assert nothing_is_left(program.name)
@@ -274,7 +274,7 @@ def test_a_command_that_is_killed_is_started_again_and_no_executor_is_lost(live)
 
 @needs_program
 def test_a_driver_that_ends_takes_its_executors_along(live):
-    live.process.send_signal(signal.SIGTERM)
+    terminate(live.process.pid)
     assert live.process.wait(30) == 0
     assert not live.executors() and not live.commands() and not actors()
 

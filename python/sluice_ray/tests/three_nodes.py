@@ -465,7 +465,8 @@ class Job:
         time.sleep(3)
         return connected(self.NAME) == EXECUTORS
 
-    def measure(self, what: str, act: Callable[[], Harm], at_least_s: float = 0) -> None:
+    def measure(self, what: str, act: Callable[[], Harm], at_least_s: float = 0) -> int:
+        """How often the driver was started meanwhile."""
         eventually(self.settled, 120)
         before = {p.pid: self.cluster.node_of(p.pid) for p in sum(members(self.NAME), [])}
         self.ledger.look()
@@ -490,10 +491,12 @@ class Job:
         pause = max(pause, time.monotonic() - last)
         others = {p.pid for p in sum(members(self.NAME), [])} - before.keys()
         self.ledger.look()
-        note = f"{len(lost)} processes lost, {len(others)} new, driver started {self.ledger.starts - starts} times"
+        starts = self.ledger.starts - starts
+        note = f"{len(lost)} processes lost, {len(others)} new, driver started {starts} times"
         self.rows.append((what, batch or "never", f"{pause:.2f}", joined or "never", note))
         print(*self.rows[-1], sep="\t", flush=True)
         mend()
+        return starts
 
     # ---- What goes wrong. Each returns which processes are lost (or all of node -N), and how it is mended.
 
@@ -648,10 +651,9 @@ def main() -> int:
                     continue
                 if name == "two":
                     job.two = job.two_together()
-                starts = job.ledger.starts
-                job.measure(what, act)
+                starts = job.measure(what, act)
                 # All that these have is elsewhere, too.
-                if name in STREAM_GOES_ON and job.ledger.starts != starts:
+                if name in STREAM_GOES_ON and starts > 0:
                     failed += f"{what}: the stream was started again"
                     print(failed, flush=True)
             if options.redis and (not options.only or "head" in options.only):
