@@ -228,25 +228,42 @@ def test_a_driver_has_executors_on_ray_and_says_the_same_as_in_one_process(clien
     assert nothing_is_left("sluice-program/access_log")
 
 
-@pytest.fixture
-def live(client, tmp_path) -> Iterator[Driver]:
-    """A driver whose stream runs."""
-    followed = tmp_path / "followed"
+@contextlib.contextmanager
+def running(client: Sluice, directory, executors: int, *arguments: object) -> Iterator[Driver]:
+    """A driver whose stream runs. In the end it is killed, and nothing may be left."""
+    followed = directory / "followed"
     followed.write_text("")
     driver = Driver(
         client.address,
-        tmp_path,
-        *["--follow", followed, f"--sluice.checkpoint={tmp_path}/checkpoint"],
-        f"--sluice.master={client.address}[2,1]",
+        directory,
+        *["--follow", followed, f"--sluice.checkpoint={directory}/checkpoint"],
+        f"--sluice.master={client.address}[{executors},1]",
+        *arguments,
     )
     try:
-        eventually(lambda: len(driver.executors()) == 2, 60)
+        eventually(lambda: len(driver.executors()) == executors, 60)
         yield driver
     finally:
         driver.process.kill()
         driver.process.wait()
         driver.process.stdout.close()
         assert nothing_is_left("sluice-program/access_log")
+
+
+@pytest.fixture
+def live(client, tmp_path) -> Iterator[Driver]:
+    with running(client, tmp_path, 2) as driver:
+        yield driver
+
+
+@needs_program
+def test_a_driver_whose_batches_need_fewer_executors_lets_some_go(client, tmp_path):
+    often = ["--sluice.dynamic-allocation", "--sluice.scaling-interval=1"]
+    with running(client, tmp_path, 3, *often) as driver:
+        eventually(lambda: len(driver.executors()) == 1, 60)
+        assert "1 executors instead of 2" in driver.said.read_text()
+        eventually(lambda: len(actors()) == 1)
+        assert driver.process.poll() is None
 
 
 @needs_program
