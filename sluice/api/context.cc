@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <charconv>
+#include <optional>
 
+#include "sluice/cluster/ray_manager.h"
 #include "sluice/cluster/scheduler.h"
 #include "sluice/core/text_reader.h"
 #include "sluice/runtime/process.h"
@@ -17,6 +19,8 @@ struct Master {
   std::size_t executors = 0;
   /// Somebody else starts them, and they say how many cores they have.
   bool are_started_elsewhere = false;
+  /// Of the Ray cluster that starts them.
+  std::string ray_address{};
 };
 
 /// The numbers of "NAME[A,B]"; nothing when it is written otherwise.
@@ -38,14 +42,35 @@ std::vector<std::size_t> numbers_of(std::string_view master, std::string_view na
   return numbers;
 }
 
+/// "ray://HOST:PORT", "ray://HOST:PORT[E]" or "ray://HOST:PORT[E,N]"; on a node "ray://auto" and so on.
+std::optional<Master> ray_master_of(const std::string& master) {
+  constexpr std::string_view ray = "ray://";
+  if (!master.starts_with(ray)) return std::nullopt;
+  const bool has_numbers = master.ends_with(']');  // and no address of IPv6, which has a port behind it
+  const std::string address = has_numbers ? master.substr(0, master.rfind('[')) : master;
+  const std::size_t colon = address.rfind(':');
+  const bool has_port = colon > ray.size() && address.find_first_not_of("0123456789", colon + 1) == std::string::npos &&
+                        colon + 1 < address.size();
+  if (!has_port && address != "ray://auto") return std::nullopt;
+  std::vector<std::size_t> numbers = numbers_of(master, address);
+  if (has_numbers && (numbers.empty() || numbers.size() > 2)) return std::nullopt;
+  if (numbers.empty()) numbers.push_back(2);
+  if (numbers.size() == 1) numbers.push_back(1);
+  Master result{numbers[1], numbers[0]};
+  result.ray_address = address == "ray://auto" ? "auto" : address;
+  return result;
+}
+
 Master master_of(const std::string& master) {
   if (master == "local") return {1};
   if (master == "local[*]") return {core_count()};
   if (const auto local = numbers_of(master, "local"); local.size() == 1) return {local[0]};
   if (const auto cluster = numbers_of(master, "local-cluster"); cluster.size() == 2) return {cluster[1], cluster[0]};
   if (const auto cluster = numbers_of(master, "cluster"); cluster.size() == 1) return {1, cluster[0], true};
+  if (const auto ray = ray_master_of(master)) return *ray;
   throw Error(Code::bad_setting, {.why = "--sluice.master: \"" + master +
-                                         "\" is none of local, local[N], local[*], local-cluster[E,N], cluster[E]"});
+                                         "\" is none of local, local[N], local[*], local-cluster[E,N], cluster[E], "
+                                         "ray://HOST:PORT[E,N]"});
 }
 
 }  // namespace
@@ -82,7 +107,11 @@ Context::Context(const ContextOptions& options) {
   };
   const bool copies_state = keeps_copies("state-copies", options.state_copies);
   const bool copies_blocks = keeps_copies("block-copies", options.block_copies);
-  const std::string listen = settings.text("listen", options.listen, "127.0.0.1:7077");
+  const bool is_on_ray = !master.ray_address.empty();
+  // Executors on Ray are told where to connect to, so that any port will do.
+  const std::string listen = settings.text("listen", options.listen, is_on_ray ? "0.0.0.0:0" : "127.0.0.1:7077");
+  // Ray starts processes within seconds, but it may have to add nodes first.
+  const std::chrono::seconds wait(settings.number("executor-wait", 0, is_on_ray ? 300 : 30));
   const std::string certs = settings.text("certs", options.certs, "");
   const bool is_simulated = &runtime != &system_runtime();
   if (master.are_started_elsewhere && certs.empty() && !is_simulated) {
@@ -97,7 +126,11 @@ Context::Context(const ContextOptions& options) {
   scaling.min = settings.number("executors-min", 0, 0);
   scaling.max = settings.number("executors-max", 0, std::max(core_count(), master.executors));
   if (scaling.is_on && (master.executors == 0 || master.are_started_elsewhere)) {
-    throw Error(Code::bad_setting, {.why = "--sluice.dynamic-allocation: only local-cluster[E,N] starts executors"});
+    throw Error(Code::bad_setting,
+                {.why = "--sluice.dynamic-allocation: only local-cluster[E,N] and ray:// start executors"});
+  }
+  if (is_on_ray && is_simulated) {
+    throw Error(Code::bad_setting, {.why = "--sluice.master: executors on Ray live in the real world alone"});
   }
   detail::Engine::MakeRunner make_runner;
   if (master.executors > 0) {
@@ -110,6 +143,7 @@ Context::Context(const ContextOptions& options) {
       cluster.compression = compression;
       cluster.task_tries = made.options().task_tries;
       cluster.executor_timeout = timeout;
+      cluster.start_time_max = wait;
       cluster.copy_state = copies_state;
       cluster.copy_blocks = copies_blocks;
       cluster.scaling = scaling;
@@ -119,6 +153,8 @@ Context::Context(const ContextOptions& options) {
         manager = detail::make_started_elsewhere(
             is_simulated ? detail::simulated_network(runtime) : detail::secured_network(runtime, certs),
             Address{listen});
+      } else if (is_on_ray) {
+        manager = detail::make_ray_executors(runtime, {master.ray_address, certs, Address{listen}, wait});
       } else if (!is_simulated) {
         manager = detail::make_local_processes(runtime);
       } else {

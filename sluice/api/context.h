@@ -25,7 +25,8 @@ struct ContextOptions {
   /// Where tasks run (master): "local" one thread, "local[N]" N threads, "local[*]" one a core of this process;
   /// "local-cluster[E,N]" E processes of this host with N threads each, for which the program must begin with
   /// `sluice::init`; "cluster[E]" waits for E executors that are started with --sluice.executor, on any host
-  /// (docs/cluster.md). Empty: "local[*]".
+  /// (docs/cluster.md); "ray://HOST:PORT[E,N]" starts E executors with N threads each on the nodes of a Ray cluster
+  /// (docs/ray.md), 2 with one thread where [E,N] is left out. Empty: "local[*]".
   std::string master{};
   /// Partitions of shuffles and collections where a call does not say (partitions). It decides the order of results,
   /// so it never follows the number of cores. 0: 4.
@@ -55,11 +56,13 @@ struct ContextOptions {
   std::size_t state_copies = 0;
   /// On a cluster, executors that keep each block of a receiver (block-copies), 1 or 2. 0: 2.
   std::size_t block_copies = 0;
-  /// "local-cluster[E,N]" begins with E executors and has more or fewer, as its batches need (dynamic-allocation).
+  /// "local-cluster[E,N]" and "ray://HOST:PORT[E,N]" begin with E executors and have more or fewer, as their batches
+  /// need (dynamic-allocation).
   bool dynamic_allocation = false;
-  /// Where "cluster[E]" listens (listen). Empty: 127.0.0.1:7077.
+  /// Where "cluster[E]" and "ray://..." listen for their executors (listen). Empty: 127.0.0.1:7077, or on Ray any port
+  /// of all addresses.
   std::string listen{};
-  /// Directory that `sluice certs` has made (certs); "cluster[E]" needs one.
+  /// Directory that `sluice certs` has made (certs); "cluster[E]" needs one, "ray://..." makes its own without one.
   std::string certs{};
   /// The outside world; nullptr: the system's. Must outlive the context.
   Runtime* runtime = nullptr;
@@ -72,7 +75,8 @@ using MemoryBlock = detail::MemoryBlock;
 /// Threads: RDDs may be made and run from several threads.
 class Context {
  public:
-  /// Errors: SLU-114 a setting that can't be understood; SLU-212 executors do not come.
+  /// Errors: SLU-114 a setting that can't be understood; SLU-212 executors do not come; SLU-413, SLU-402 they cannot be
+  /// started on Ray.
   explicit Context(const ContextOptions& options = {});
 
   /// The records of `values`, cut into `partitions` (0: the default) equal runs.

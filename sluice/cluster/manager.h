@@ -19,12 +19,15 @@ class ClusterManager {
   virtual ~ClusterManager() = default;
   /// Sees to it that so many executors run from now on; one that ends is started again, as a new one. When called again
   /// with another count, more are started, or those that end next are not started again. `each.listen` is set here.
+  /// Errors: those of the manager, when executors cannot be started at all; only the first call has any.
   virtual void run_executors(const ExecutorOptions& each, std::size_t count) = 0;
   /// An executor in that process has registered under that number. Called while a lock is held: must not wait.
   virtual void came(ExecutorId id, std::int64_t pid) {
     static_cast<void>(id);
     static_cast<void>(pid);
   }
+  /// What it does to have them run, in words for people who miss them; empty when there is nothing to say.
+  virtual std::string waiting_for() { return {}; }
   /// Where the driver has to listen so that they reach it, and how.
   virtual Address driver_address() = 0;
   virtual const ClusterNetwork& network() const = 0;

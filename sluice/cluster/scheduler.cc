@@ -103,8 +103,13 @@ ClusterScheduler::ClusterScheduler(Engine& engine, std::unique_ptr<ClusterManage
   if (members_->wait_for(options_.executors, options_.start_time_max)) return;
   const std::size_t came = members_->ready().size();
   members_->stop();
-  throw Error(Code::no_executors, {.why = std::to_string(came) + " of " + std::to_string(options_.executors) +
-                                          " executors have come within " + to_string(options_.start_time_max)});
+  throw no_executors(std::to_string(came) + " of " + std::to_string(options_.executors) + " executors have come");
+}
+
+Error ClusterScheduler::no_executors(const std::string& how_many) {
+  std::string why = how_many + " within " + to_string(options_.start_time_max);
+  if (const std::string waiting_for = manager_->waiting_for(); !waiting_for.empty()) why += "; " + waiting_for;
+  return {Code::no_executors, {.why = why}};
 }
 
 ClusterScheduler::~ClusterScheduler() { members_->stop(); }
@@ -293,19 +298,19 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ru
   return executor;
 }
 
-// An executor for a copy of what the partition leaves; 0 when there is no other.
+// An executor for a copy of what the partition leaves on another one, of another host if there is any; 0 when there is
+// none.
 ExecutorId ClusterScheduler::another(ExecutorId executor, std::size_t partition) {
   const Slots::Place at = slots_->place(partition);
-  const std::vector<ExecutorId> ids = members_->ready();
-  if (at.copy != executor && contains(ids, at.copy)) return at.copy;
-  const auto own = std::find(ids.begin(), ids.end(), executor);
-  if (own == ids.end()) return ids.empty() ? 0 : ids[partition % ids.size()];  // it leaves
-  return ids.size() < 2 ? 0 : ids[static_cast<std::size_t>(own - ids.begin() + 1) % ids.size()];
+  const std::vector<ExecutorId> others = slots_->for_copies(members_->ready(), executor);
+  if (others.empty() || contains(others, at.copy)) return others.empty() ? 0 : at.copy;
+  const auto next = std::upper_bound(others.begin(), others.end(), executor);
+  return next == others.end() ? others.front() : *next;
 }
 
 void ClusterScheduler::await_executor() {
   if (members_->wait_for(1, options_.start_time_max)) return;
-  throw Error(Code::no_executors, {.why = "none has come within " + to_string(options_.start_time_max)});
+  throw no_executors("none has come");
 }
 
 void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage, std::uint32_t task, unsigned attempt,

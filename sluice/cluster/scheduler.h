@@ -92,6 +92,7 @@ class ClusterScheduler final : public TaskRunner {
 
   void on_message(ExecutorId executor, std::string_view message);
   void on_lost(ExecutorId executor);
+  Error no_executors(const std::string& how_many);
   void on_service_block(const BlockId& block, ExecutorId executor, ExecutorId copy);
   void dispatch(const TaskProgram& program, const TaskId& stage, std::uint32_t task, unsigned attempt,
                 const std::shared_ptr<Round>& round);

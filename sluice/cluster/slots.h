@@ -63,6 +63,8 @@ class Slots {
   /// True when the executor, which leaves, has nothing any more that is needed.
   bool is_free(ExecutorId id);
   std::int64_t completed_batch();
+  /// Those of `ids` that copies of what `owner` has may lie on: of other hosts, if there are any.
+  std::vector<ExecutorId> for_copies(const std::vector<ExecutorId>& ids, ExecutorId owner) const;
   bool take_moved();
 
   Members& members() { return members_; }
@@ -79,8 +81,6 @@ class Slots {
   using Requests = std::vector<std::pair<ExecutorId, StateRequest>>;
 
   Slot& slot(std::size_t partition);
-  /// Those of `ids` that copies of what `owner` has may lie on: of other hosts, if there are any.
-  std::vector<ExecutorId> for_copies(const std::vector<ExecutorId>& ids, ExecutorId owner) const;
   /// Of how many slots each of these is the owner, or the one with the copy.
   std::map<ExecutorId, std::size_t> count(const std::vector<ExecutorId>& ids, ExecutorId Slot::* role) const;
   void add_requests(const Slot& slot, StateRequest::What what, ExecutorId to, Requests& requests) const;

@@ -15,12 +15,15 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
+#include <climits>
 #include <csignal>
 #include <cstddef>
 #include <cstdlib>
 #include <ctime>
+#include <initializer_list>
 #include <mutex>
 #include <string_view>
 #include <thread>
@@ -35,6 +38,15 @@ std::optional<std::string> environment(const std::string& name) {
   const char* value = std::getenv(name.c_str());
   if (value == nullptr) return std::nullopt;
   return value;
+}
+
+std::string program_path() {
+  std::array<char, PATH_MAX> path{};
+  const ssize_t length = ::readlink("/proc/self/exe", path.data(), path.size());
+  if (length < 0) {
+    throw Error(Code::process_failed, {.why = "readlink /proc/self/exe: " + detail::errno_text(errno)});
+  }
+  return {path.data(), static_cast<std::size_t>(length)};
 }
 
 int process_id() { return ::getpid(); }
@@ -326,27 +338,31 @@ struct SpawnSettings {
   posix_spawnattr_t attributes;
 };
 
-}  // namespace
-
-std::unique_ptr<ChildProcess> spawn_self(const std::vector<std::string>& arguments,
-                                         std::function<void(std::string_view line)> on_line) {
+/// Starts the program with its end of a new socket pair as each of these descriptors; the error number is that of
+/// `spawn`, which is posix_spawn or posix_spawnp. What it prints goes to `on_line`, if there is one.
+std::unique_ptr<ChildProcess> spawn(decltype(::posix_spawn)& call, const std::string& program, char* name,
+                                    const std::vector<std::string>& arguments, std::initializer_list<int> descriptors,
+                                    std::function<void(std::string_view line)> on_line, int& error) {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0) throw_process_failed("socketpair", errno);
   detail::Descriptor ours(ends[0]);
   const detail::Descriptor theirs(ends[1]);
 
   SpawnSettings settings;
-  // The copy is not closed by exec; where `theirs` is 3 already, posix_spawn clears its close-on-exec flag.
-  ::posix_spawn_file_actions_adddup2(&settings.actions, theirs.get(), parent_descriptor);
+  // The copy is not closed by exec; where `theirs` is that descriptor already, posix_spawn clears its close-on-exec
+  // flag.
+  for (const int descriptor : descriptors) {
+    ::posix_spawn_file_actions_adddup2(&settings.actions, theirs.get(), descriptor);
+  }
   std::optional<Pipe> out;
-  std::optional<Pipe> error;
+  std::optional<Pipe> err;
   std::unique_ptr<ChildOutput> output;
   if (on_line) {
     out.emplace();
-    error.emplace();
-    output = std::make_unique<ChildOutput>(std::move(out->read_end), std::move(error->read_end), std::move(on_line));
+    err.emplace();
+    output = std::make_unique<ChildOutput>(std::move(out->read_end), std::move(err->read_end), std::move(on_line));
     ::posix_spawn_file_actions_adddup2(&settings.actions, out->write_end.get(), STDOUT_FILENO);
-    ::posix_spawn_file_actions_adddup2(&settings.actions, error->write_end.get(), STDERR_FILENO);
+    ::posix_spawn_file_actions_adddup2(&settings.actions, err->write_end.get(), STDERR_FILENO);
   }
   // What this thread blocks and this program ignores is no business of the child's.
   sigset_t none;
@@ -359,16 +375,33 @@ std::unique_ptr<ChildProcess> spawn_self(const std::vector<std::string>& argumen
   ::posix_spawnattr_setflags(&settings.attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
 
   std::vector<char*> argv;
-  argv.push_back(program_invocation_name);
+  argv.push_back(name);
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
 
-  // The link leads to the running binary itself, even when its file was replaced or removed since.
   pid_t pid = 0;
-  const int spawned =
-      ::posix_spawn(&pid, "/proc/self/exe", &settings.actions, &settings.attributes, argv.data(), environ);
-  if (spawned != 0) throw_process_failed("start of a child process", spawned);
-  return std::make_unique<PosixChild>(pid, std::move(ours), std::move(output));
+  error = call(&pid, program.c_str(), &settings.actions, &settings.attributes, argv.data(), environ);
+  return error != 0 ? nullptr : std::make_unique<PosixChild>(pid, std::move(ours), std::move(output));
+}
+
+}  // namespace
+
+std::unique_ptr<ChildProcess> spawn_self(const std::vector<std::string>& arguments,
+                                         std::function<void(std::string_view line)> on_line) {
+  int error = 0;
+  // The link leads to the running binary itself, even when its file was replaced or removed since.
+  auto child = spawn(::posix_spawn, "/proc/self/exe", program_invocation_name, arguments, {parent_descriptor},
+                     std::move(on_line), error);
+  if (child == nullptr) throw_process_failed("start of a child process", error);
+  return child;
+}
+
+std::unique_ptr<ChildProcess> spawn_program(const std::string& program, const std::vector<std::string>& arguments) {
+  int error = 0;
+  std::string name = program;
+  auto child = spawn(::posix_spawnp, program, name.data(), arguments, {STDIN_FILENO, STDOUT_FILENO}, {}, error);
+  if (child == nullptr && error != ENOENT) throw_process_failed("start of " + program, error);
+  return child;
 }
 
 void restart_process() {

@@ -1,4 +1,4 @@
-// This process and its children: image, memory map, environment, signals, a second process of the same binary.
+// This process and its children: image, memory map, environment, signals, children.
 #pragma once
 
 #include <chrono>
@@ -38,6 +38,8 @@ enum class MemoryKind { unmapped, image, heap, stack, other };
 /// it the map is read again.
 MemoryKind memory_kind(std::uintptr_t address);
 
+/// The path of the program that this process runs, as it was when it was started.
+std::string program_path();
 /// The environment variable, or nullopt.
 std::optional<std::string> environment(const std::string& name);
 int process_id();
@@ -58,8 +60,8 @@ std::optional<std::pair<int, int>> terminal_size();
 /// process. Errors: SLU-402.
 std::unique_ptr<Connection> standard_input(const Clock& clock = system_runtime().clock());
 
-/// A child process: a second process of this binary, connected by a socket pair. Destroying one that was not waited
-/// for kills it (SIGKILL) and waits: no child outlives its owner.
+/// A child process, connected by a socket pair. Destroying one that was not waited for kills it (SIGKILL) and waits: no
+/// child outlives its owner.
 class ChildProcess {
  public:
   virtual ~ChildProcess() = default;
@@ -78,6 +80,9 @@ class ChildProcess {
 /// Errors: SLU-413.
 std::unique_ptr<ChildProcess> spawn_self(const std::vector<std::string>& arguments,
                                          std::function<void(std::string_view line)> on_line = {});
+/// Starts another program, found as a shell finds it. Its standard input and output are its end of the socket pair, its
+/// standard error is that of this process. nullptr when there is no such program. Errors: SLU-413.
+std::unique_ptr<ChildProcess> spawn_program(const std::string& program, const std::vector<std::string>& arguments);
 /// In a child made by `spawn_self`: its end of the socket pair. May be called once. SIGPIPE is ignored from now on: a
 /// child that prints to a parent that has ended must live to put things in order. Errors: SLU-413 when descriptor 3 is
 /// no socket.

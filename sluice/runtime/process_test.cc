@@ -201,6 +201,17 @@ TEST(Output, IsPutTogetherToLines) {
   EXPECT_EQ(got.size(), 1u);
 }
 
+TEST(ChildProcesses, OfAnotherProgramHaveTheConnectionAsStandardInputAndOutput) {
+  const auto child = spawn_program("cat", {"-u"});
+  child->connection().write("hello", never);
+  EXPECT_EQ(read_some(child->connection()), "hello");
+  child->connection().close();
+  EXPECT_EQ(child->wait(), 0);
+  EXPECT_EQ(spawn_program("sluice-no-such-program", {}), nullptr);
+}
+
+TEST(Programs, KnowTheirPath) { EXPECT_THAT(program_path(), ::testing::EndsWith("/sluice_runtime_process_test")); }
+
 TEST(SignalWatches, TellOfTheFirstSignal) {
   const auto child = spawn_child("watch-signals");
   child->connection().write("t", never);

@@ -196,6 +196,9 @@ struct DriverOptions {
 
 enum class StreamState { initialized, active, stopped };
 
+/// Now, or in an earlier version of the program.
+bool has_name(const OperatorInfo& info, const std::string& name);
+
 class Driver {
  public:
   Driver(std::shared_ptr<Engine> engine, DriverOptions options);

@@ -635,6 +635,8 @@ TEST(Cluster, ExecutorsOutliveTheirDriverAndTheNextOneGoesOnWithTheirState) {
   }
   EXPECT_EQ(executors[0]->wait(), 0);
   EXPECT_EQ(executors[1]->wait(), 0);
+}
+
 // When an action has returned, what its tasks have printed is here; a loop that prints holds up nobody.
 TEST(Cluster, WhatExecutorsPrintThatWereStartedElsewhereIsShownHereAndThere) {
   const Certificates certificates;

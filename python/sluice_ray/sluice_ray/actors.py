@@ -23,6 +23,10 @@ SHIPPED = "sluice-program"  # directory with the program, its libraries and the 
 # Statuses of docs/service.md that another start would not change: the end, a bad command line, a bad program.
 FINAL = frozenset({0, 2, 3})
 ENDED = "ended"  # in place of an address
+# Statuses of executors (docs/cluster.md).
+LET_GO = 0
+NO_DRIVER = 3
+ENDS_MAX = 5  # of an executor, before it is looked whether its driver is there
 
 
 class Application(TypedDict):
@@ -35,6 +39,7 @@ class Application(TypedDict):
     executors: int
     cores: int
     memory: int
+    executor_settings: list[str]
 
 
 def driver_name(application: str) -> str:
@@ -170,14 +175,22 @@ class Driver(Kept):
 
 
 class Executor(Kept):
-    """Keeps an executor's process at the driver's present address: a fixed one, or what the driver's actor tells."""
+    """Keeps an executor's process at the driver's present address: a fixed one, or what the driver's actor tells.
 
-    def __init__(self, application: Application, secrets: dict[str, bytes], address: str = ""):
-        super().__init__(application, secrets, frozenset())
+    A fixed one is that of a driver that nobody starts again there. When it has let the executor go, or has ended, the
+    actor does, too."""
+
+    def __init__(self, application: Application, secrets: dict[str, bytes], address: str = "", index: int = 0):
+        super().__init__(application, secrets, frozenset({LET_GO, NO_DRIVER} if address else ()))
         self._address = address
+        self._index = index
         if not address:
             threading.Thread(target=self._follow_driver, daemon=True).start()
-        self.begin(self.keeper.run())
+        self.begin(self._serve_one() if address else self.keeper.run())
+
+    async def _serve_one(self) -> None:
+        await self.keeper.run()
+        kill(executor_name(self.application["name"], self._index))
 
     def _follow_driver(self) -> None:
         name = driver_name(self.application["name"])
@@ -203,13 +216,43 @@ class Executor(Kept):
     async def command(self, secrets: str) -> list[str]:
         while not self._address:
             await self.keeper.wait_until(lambda: self._address, 3600)
+        # A program that never comes as far as to miss its driver.
+        if NO_DRIVER in self.keeper.final and self.keeper.ends >= ENDS_MAX and not listens(self._address):
+            return ["/bin/sh", "-c", f"exit {NO_DRIVER}"]
         return [
             self.program,
             f"--sluice.executor={self._address}",
             f"--sluice.certs={secrets}",
             f"--sluice.cores={self.application['cores']}",
             f"--sluice.memory={self.application['memory']}",
+            *self.application["executor_settings"],
         ]
+
+    async def place(self) -> str:
+        """The node's address."""
+        return self.host
+
+    async def _next_end(self, known: Any) -> dict[str, Any]:
+        keeper = self.keeper
+        before = known[1] if known and known[0] == self.born else 0  # or of an actor before this one
+        while keeper.ends == before:
+            await keeper.wait_until(lambda: keeper.ends > before, 3600)
+        lines = [line for line in keeper.log.read(max(0, keeper.log.count - 20))[0] if not is_keepers(line)]
+        return {
+            "known": (self.born, keeper.ends),
+            "host": self.host,
+            "status": keeper.statuses[-1],
+            "is_final": keeper.ended is not None,
+            "lines": lines[-2:],
+        }
+
+    async def next_end(self, known: Any) -> dict[str, Any]:
+        """How the program has ended, once it has ended after the end that is `known` (what this call has said)."""
+        return await asyncio.wrap_future(self.begin(self._next_end(known)))
+
+
+def is_keepers(line: str) -> bool:
+    return line.startswith("sluice-ray: ")
 
 
 def end_with_raylet() -> None:
@@ -220,6 +263,16 @@ def end_with_raylet() -> None:
         with contextlib.suppress(ProcessLookupError):
             select.select([os.pidfd_open(int(raylet))], [], [])
         os._exit(1)
+
+
+def listens(address: str) -> bool:
+    """Somebody does at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError:
+        return False
+    return True
 
 
 def free_port(wanted: int) -> int:

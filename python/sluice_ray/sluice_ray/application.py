@@ -2,7 +2,9 @@
 
 import pathlib
 import secrets
+import socket
 import time
+import warnings
 from typing import Any, Callable, Iterator, Optional
 
 import ray
@@ -14,6 +16,7 @@ from sluice_ray.actors import NAMESPACE, Application, Driver, Executor, driver_n
 unreachable = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, ray.exceptions.RayTaskError, ValueError)
 
 FOLLOWERS_S = 0.5  # for those who follow the log, to learn of the end before the actor goes
+KNOCK_S = 10
 RESTARTED = -1  # of an actor, by Ray: as often as needed
 
 
@@ -22,13 +25,45 @@ def connect(address: str, payload: Optional[pathlib.Path] = None) -> None:
     # The actors' code goes along with them, so that nodes need not have this package.
     ray.cloudpickle.register_pickle_by_value(sluice_ray)
     environment = {"working_dir": str(payload)} if payload else {}
+    if address.startswith("ray://"):
+        knock(address)
+        never_wait_for_log()
     for last in [False, False, True]:
         try:
             ray.init(address, namespace=NAMESPACE, runtime_env=environment, log_to_driver=False, logging_level="error")
             return
-        except ConnectionError:  # a process that Ray's head forks for a ray:// now and then hangs before it begins
-            if last or not address.startswith("ray://"):
+        except ConnectionError as error:
+            # Ray's head forks a process for each ray://, of many threads in gRPC, and one in ten or so dies at once
+            # (ray-project/ray issue 63202) unless the head was started with GRPC_ENABLE_FORK_SUPPORT=0.
+            if "connection timeout" in str(error):
+                raise ConnectionError(
+                    "it does not answer. Is that the port of Ray's client server (10001), and have we its token?"
+                ) from error
+            if last or "Starting Ray client server failed" not in str(error):
                 raise
+
+
+def knock(address: str) -> None:
+    """Ray's client tries for half a minute, and then it does not say why it has failed."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ConnectionError(f"{address} is not ray://HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+    except OSError as error:
+        raise ConnectionError(f"{error.strerror or error}") from error
+    warnings.filterwarnings("ignore", "Ray Client connection timed out")
+
+
+def never_wait_for_log() -> None:
+    """When Ray's client is told that its process has died it waits, before it says so, for the end of a stream of log
+    lines, which the head does not end. The thread that reads it is a daemon and need not be waited for."""
+    from ray.util.client.logsclient import LogstreamClient
+
+    def close(self: Any) -> None:
+        self.request_queue.put(None)
+
+    LogstreamClient.close = close
 
 
 def start(application: Application, certificates: dict[str, bytes], driver_cores: float) -> None:
@@ -48,11 +83,13 @@ def executor_class(application: Application, options: dict[str, Any]) -> Any:
     return ray.remote(**options, num_cpus=application["cores"], memory=application["memory"])(Executor)
 
 
-def start_executors(application: Application, certificates: dict[str, bytes], address: str) -> list[Any]:
-    """Executors for a driver elsewhere. They end with this process's connection to Ray."""
-    options = {"max_restarts": RESTARTED, "scheduling_strategy": "SPREAD"}
-    made = executor_class(application, options)
-    return [made.remote(application, certificates, address) for _ in range(application["executors"])]
+def start_executor(application: Application, certificates: dict[str, bytes], address: str, index: int) -> Any:
+    """The actor of one for a driver elsewhere. It ends when that driver has. Calls of it wait while it is being started
+    again."""
+    options = {"max_restarts": RESTARTED, "max_task_retries": RESTARTED, "lifetime": "detached"}
+    made = executor_class(application, {**options, "scheduling_strategy": "SPREAD"})
+    name = executor_name(application["name"], index)
+    return made.options(name=name).remote(application, certificates, address, index)
 
 
 def names() -> list[str]:

@@ -1,19 +1,26 @@
 """The command `sluice-ray`."""
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
-from typing import Any, Optional
+from typing import Any, Callable, Iterator, Optional
 
 from sluice_ray import application as applications
+from sluice_ray import executors as driven
 from sluice_ray import shipping
 from sluice_ray.actors import Application, driver_name, executor_name
+
+
+INTERRUPT_S = 3.0
 
 
 def say(line: str) -> None:
@@ -41,6 +48,11 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
+def count_or_dash(text: str) -> int:
+    """0 for "-"."""
+    return 0 if text == "-" else at_least_one(text)
+
+
 def found_program(text: str) -> pathlib.Path:
     """As a shell finds it."""
     path = text if "/" in text or os.path.exists(text) else shutil.which(text)
@@ -63,8 +75,8 @@ def arguments() -> argparse.ArgumentParser:
         )
         return command
 
-    def add_executors(command: argparse.ArgumentParser) -> None:
-        command.add_argument("--executors", type=at_least_one, default=2, metavar="E", help="how many (2)")
+    def add_executors(command: argparse.ArgumentParser, count: Callable[[str], int] = at_least_one) -> None:
+        command.add_argument("--executors", type=count, default=2, metavar="E", help="how many (2)")
         command.add_argument("--cores", type=at_least_one, default=1, metavar="N", help="of each executor (1)")
         command.add_argument("--memory", type=size, default=1 << 30, metavar="M", help="of each executor (1G)")
         command.add_argument("program", type=found_program, metavar="PROGRAM")
@@ -78,9 +90,11 @@ def arguments() -> argparse.ArgumentParser:
     submit.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS")
 
     executors = add("executors", "Only executors, for a driver that runs elsewhere, until standard input ends.")
+    executors.add_argument("--name", help="of them in Ray: those that a killed one has left are found again")
     executors.add_argument("--driver", required=True, metavar="HOST:PORT")
-    executors.add_argument("--certs", required=True, type=pathlib.Path, metavar="DIR", help="of `sluice certs`")
-    add_executors(executors)
+    executors.add_argument("--certs", required=True, metavar="DIR", help="of `sluice certs`; or - for standard input")
+    add_executors(executors, count_or_dash)
+    executors.add_argument("settings", nargs=argparse.REMAINDER, metavar="--sluice.NAME=VALUE", help="of executors")
 
     status = add("status", "Where driver and executors run, and how they have fared.")
     status.add_argument("--json", action="store_true")
@@ -130,6 +144,7 @@ def described(options: argparse.Namespace, name: str, program_arguments: list[st
         "executors": options.executors,
         "cores": options.cores,
         "memory": options.memory,
+        "executor_settings": getattr(options, "settings", []),
     }
 
 
@@ -156,12 +171,13 @@ def submit(options: argparse.Namespace) -> int:
     applications.start(described(options, name, options.arguments), certificates, options.driver_cores)
     say(f"{name} is submitted")
     follower = applications.Follower(driver_name(name), say)
+    at = "" if options.address == "auto" else f" --address {options.address}"
+    go_on = f"{name} goes on. To look at it: sluice-ray logs{at} --name {name} --follow, or status; to end it: stop"
     try:
-        for line in follower.lines(follow=True):
-            print(line, flush=True)
+        with interruptible(lambda: say(go_on)):
+            for line in follower.lines(follow=True):
+                print(line, flush=True)
     except KeyboardInterrupt:
-        at = "" if options.address == "auto" else f" --address {options.address}"
-        say(f"{name} goes on. To look at it: sluice-ray logs{at} --name {name} --follow, or status; to end it: stop")
         return 0
     if follower.status is None:
         say(f"{name} was stopped")
@@ -170,14 +186,41 @@ def submit(options: argparse.Namespace) -> int:
     return follower.status
 
 
+@contextlib.contextmanager
+def interruptible(then: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Ctrl-C ends this process with status 0 after `then`, whatever Ray does: an interrupt may come where Ray's client
+    takes no notice of exceptions, or leaves it in a state in which it cannot be shut down."""
+
+    def interrupted(*_: Any) -> None:
+        then()
+        end = threading.Timer(INTERRUPT_S, os._exit, [0])
+        end.daemon = True
+        end.start()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def executors(options: argparse.Namespace) -> int:
-    certificates = shipping.read_member(options.certs)
-    connect_with_payload(options, [])
-    described_as = described(options, "executors", [])
-    actors = applications.start_executors(described_as, certificates, options.driver)
-    say(f"{len(actors)} executors are asked for")
-    while sys.stdin.buffer.read1(4096):  # type: ignore[union-attr]
-        pass
+    driven.ignore_signals()
+    orders = driven.Orders()
+    try:
+        certificates = orders.files() if options.certs == "-" else shipping.read_member(pathlib.Path(options.certs))
+        driven.report("note", f"connecting to Ray at {options.address}")
+        with driven.EndOfInput():
+            connect_with_payload(options, [])
+        name = options.name or f"executors-{applications.new_run()}"
+        driven.run(described(options, name, []), options.address, options.driver, orders, certificates)
+    except shipping.NotShippable as error:
+        driven.report("problem", str(error))
+        return driven.CANNOT
+    except ConnectionError as error:
+        driven.report("problem", f"no Ray at {options.address}: {error}")
+        return driven.NO_RAY
     return 0  # the actors end with our connection
 
 
@@ -211,8 +254,9 @@ def logs(options: argparse.Namespace) -> int:
     actor = driver_name(name) if options.executor is None else executor_name(name, options.executor)
     follower = applications.Follower(actor, say)
     try:
-        for line in follower.lines(options.follow):
-            print(line, flush=options.follow)
+        with interruptible():
+            for line in follower.lines(options.follow):
+                print(line, flush=options.follow)
     except KeyboardInterrupt:
         return 0
     if follower.gone:

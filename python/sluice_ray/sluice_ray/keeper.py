@@ -71,12 +71,13 @@ class Keeper:
         self._guard = guard
         self._secrets = secrets
         self._environment = environment
-        self._final = final
+        self.final = final
         self._guarding: Optional[asyncio.subprocess.Process] = None
         self._unwanted = asyncio.Event()
         self._changed = asyncio.Condition()
         self.log = Log()
         self.starts = 0
+        self.ends = 0
         self.pid = 0  # of the program while it runs
         self.since = time.time()  # of its start, or end
         self.statuses: collections.deque[int] = collections.deque(maxlen=10)  # of the last ends
@@ -89,8 +90,9 @@ class Keeper:
             begin = time.monotonic()
             status = await self._run_once()
             self.statuses.append(status)
+            self.ends += 1
             self.pid, self.since = 0, time.time()
-            if status in self._final or self._unwanted.is_set():
+            if status in self.final or self._unwanted.is_set():
                 break
             if time.monotonic() - begin > GOOD_RUN_S:
                 delay = DELAY_MIN_S

@@ -1,14 +1,16 @@
 """A Ray of one node for all tests, and `sluice-ray` on it."""
 
+import contextlib
 import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 import warnings
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, NamedTuple
 
 import pytest
 
@@ -60,6 +62,30 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def ended(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
+    """The process, which is killed if the test fails: to wait for it would hide why."""
+    with process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
+
+
+def deals_with_sigterm(pid: int) -> bool:
+    """A process begins without."""
+    lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next(line for line in lines if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def terminate(pid: int) -> None:
+    """SIGTERM, once the program is there that deals with it."""
+    eventually(lambda: deals_with_sigterm(pid))
+    os.kill(pid, signal.SIGTERM)
+
+
 class Sluice:
     """The command, with the tests' Ray."""
 
@@ -71,14 +97,14 @@ class Sluice:
         return subprocess.Popen(line, env=environment, stdout=-1, stderr=subprocess.STDOUT, text=True, **options)
 
     def run(self, command: str, *arguments: Any, status: int = 0) -> str:
-        with self.begin(command, *arguments) as process:
+        with ended(self.begin(command, *arguments)) as process:
             output, _ = process.communicate(timeout=120)
         assert process.returncode == status, output
         return output
 
     def submit(self, *arguments: Any) -> None:
         """And leaves the application running."""
-        with self.begin("submit", *arguments) as process:
+        with ended(self.begin("submit", *arguments)) as process:
             assert process.stdout is not None
             line = next((line for line in process.stdout if "is submitted" in line), "")
             time.sleep(0.5)
@@ -87,36 +113,68 @@ class Sluice:
         assert process.returncode == 0 and "goes on" in rest, line + rest
 
 
+class Head(NamedTuple):
+    """Where a Ray is."""
+
+    gcs: str
+    client: str
+
+
 @pytest.fixture(scope="session")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Ray, to which this process is connected, too."""
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """A Ray, to which this process is connected, too."""
     from sluice_ray import application
 
     directory = tmp_path_factory.mktemp("ray")
-    start = ["ray", "start", "--head", "--port=26379", "--num-cpus=8", "--include-dashboard=false"]
-    start += ["--ray-client-server-port=26001", "--node-ip-address=127.0.0.1", f"--temp-dir={directory}"]
+    # Not the same ones each time: servers of gRPC share a port, and one that an earlier run has left would get a part
+    # of the connections, and never answer.
+    gcs, client = free_ports(2)
+    start = ["ray", "start", "--head", f"--port={gcs}", "--num-cpus=8", "--include-dashboard=false"]
+    start += [f"--ray-client-server-port={client}", "--node-ip-address=127.0.0.1", f"--temp-dir={directory}"]
     # Nodes do not have our package.
     nodes = {name: value for name, value in environment.items() if name != "PYTHONPATH"}
+    nodes["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # or one ray:// connection in ten fails at first (docs/ray.md)
     nodes["PATH"] = f"{pathlib.Path(sys.executable).parent}:{nodes['PATH']}"
+    nodes["SLUICE_RAY_TESTS"] = str(directory)
     subprocess.run(start, env=nodes, check=True, capture_output=True, timeout=120)
     try:
-        application.connect("127.0.0.1:26379")
-        yield "127.0.0.1:26379"
+        application.connect(f"127.0.0.1:{gcs}")
+        yield Head(f"127.0.0.1:{gcs}", f"ray://127.0.0.1:{client}")
         ray.shutdown()
     finally:
-        for pid in processes(str(directory)):
+        for pid in with_environment(f"SLUICE_RAY_TESTS={directory}"):
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.fixture
-def sluice(head: str) -> Sluice:
-    return Sluice(head)
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as kept:
+        probes = [kept.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def with_environment(variable: str) -> list[int]:
+    """Processes that have it, as all of a Ray's have: their command lines do not tell which they belong to."""
+    found = []
+    for path in pathlib.Path("/proc").iterdir():
+        try:
+            if path.name.isdigit() and variable.encode() in (path / "environ").read_bytes().split(b"\0"):
+                found.append(int(path.name))
+        except OSError:
+            pass  # it has ended
+    return found
 
 
 @pytest.fixture
-def client(head: str) -> Sluice:
+def sluice(head: Head) -> Sluice:
+    return Sluice(head.gcs)
+
+
+@pytest.fixture
+def client(head: Head) -> Sluice:
     """The same by ray://."""
-    return Sluice("ray://127.0.0.1:26001")
+    return Sluice(head.client)
 
 
 SCRIPT = """#!{python}

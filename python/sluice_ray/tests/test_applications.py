@@ -5,7 +5,7 @@ import signal
 import subprocess
 
 import pytest
-from conftest import command_line, eventually, is_alive, processes, repository
+from conftest import command_line, deals_with_sigterm, ended, eventually, is_alive, processes, repository, terminate
 
 from sluice_ray import application
 
@@ -64,8 +64,9 @@ def test_an_application_goes_on_without_submit_until_it_is_stopped(client, progr
 
 def test_a_graceful_stop_lets_the_driver_end(sluice, program):
     sluice.submit("--executors", 1, program)
-    runs(program, 1)
-    with sluice.begin("logs", "--name", program.name, "--follow") as following:
+    pid = runs(program, 1)["driver"]["pid"]
+    eventually(lambda: deals_with_sigterm(pid))
+    with ended(sluice.begin("logs", "--name", program.name, "--follow")) as following:
         assert "its exit status was 0" in sluice.run("stop", "--name", program.name, "--graceful")
         assert "graceful" in following.communicate(timeout=30)[0] and following.returncode == 0
     assert gone(program)
@@ -103,7 +104,7 @@ def test_an_application_that_has_ended_is_not_run_again(sluice, program):
     sluice.submit("--executors", 1, program)
     runs(program, 1)
     driver = application.status(program.name)["driver"]
-    os.kill(driver["pid"], signal.SIGTERM)
+    terminate(driver["pid"])
     eventually(lambda: application.status(program.name)["driver"]["state"] == "ended")
     kill(driver["actor_pid"])
     after = eventually(lambda: (s := application.status(program.name)["driver"]) and s["born"] > driver["born"] and s)
@@ -126,7 +127,7 @@ def test_executors_alone_end_with_standard_input(sluice, program, tmp_path):
     for name in ["ca.pem", "node.pem", "node.key", "token"]:
         (tmp_path / "certs" / name).write_text(name)
     options = ["--driver", "127.0.0.1:7", "--executors", 2, "--certs", tmp_path / "certs", program]
-    with sluice.begin("executors", *options, stdin=subprocess.PIPE) as executors:
+    with ended(sluice.begin("executors", *options, stdin=subprocess.PIPE)) as executors:
         # For each one the guard and its parent, the program and its child.
         found = eventually(lambda: len(p := processes(program.name)) == 2 * 4 and p)
         assert sum("--sluice.executor=127.0.0.1:7" in command_line(pid) for pid in found) == 2 * 4

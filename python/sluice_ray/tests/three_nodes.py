@@ -4,7 +4,8 @@
     three_nodes.py BIN [--redis] [--untuned] [--only NAME ...]
 
 BIN has access_log, sluice_kill_job and sluice. First access_log reads a log while executors are killed, and must say
-what it says in one process. Then sluice_kill_job runs with its state in a checkpoint directory on the shared disk,
+what it says in one process; then (head-of-driver) a driver that is no node of Ray's must not notice that the head is
+away. Then sluice_kill_job runs with its state in a checkpoint directory on the shared disk,
 while processes, actors, raylets and nodes are killed one after the other; all outputs of all batches are compared with
 those that tests/kill/oracle.py computes. Times are from the kill to
   batch    the first batch of a later time that has been written whole;
@@ -84,6 +85,7 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "GRPC_ENABLE_FORK_SUPPORT": "0",  # see docs/ray.md
             "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
         }
         self.environment.pop("PYTHONPATH", None)
@@ -225,11 +227,21 @@ def connected(program: str, but: frozenset[int] = frozenset()) -> int:
         listen = next(word for word in driver.command if word.startswith("--sluice.listen="))
         listening.add(int(listen.rpartition(":")[2]))
     for executor in executors:
-        goal = next(word for word in executor.command if word.startswith("--sluice.executor=")).partition("=")[2]
-        host, _, port = goal.rpartition(":")
-        if int(port) in listening and has_connection(executor.pid, host, int(port)):
+        if goal_of(executor)[1] in listening and is_at_work(executor):
             count += 1
     return count
+
+
+def goal_of(executor: Process) -> tuple[str, int]:
+    """Where its driver is."""
+    goal = next(word for word in executor.command if word.startswith("--sluice.executor=")).partition("=")[2]
+    host, _, port = goal.rpartition(":")
+    return host, int(port)
+
+
+def is_at_work(executor: Process) -> bool:
+    """It is connected to its driver."""
+    return has_connection(executor.pid, *goal_of(executor))
 
 
 def has_connection(pid: int, host: str, port: int) -> bool:
@@ -250,7 +262,8 @@ def has_connection(pid: int, host: str, port: int) -> bool:
 
 
 def access_log(cluster: Cluster, bin_directory: pathlib.Path) -> str:
-    """Executors are killed while it reads; what it says must be what it says alone."""
+    """Executors are killed while it reads; what it says must be what it says alone. First with `submit`, then with a
+    driver on this host, which is no node of Ray's."""
     log = cluster.directory / "access.log"
     chance = random.Random(1)
     with open(log, "w") as out:
@@ -262,17 +275,72 @@ def access_log(cluster: Cluster, bin_directory: pathlib.Path) -> str:
     program = bin_directory / "access_log"
     options = ["--input", log, "--once", "--json"]
     alone = subprocess.run([program, *options], capture_output=True, text=True, check=True).stdout.strip()
-    job = cluster.sluice(
+    output: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    submitted = cluster.sluice(
         *["submit", "--executors", EXECUTORS, "--name", "access", program, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        **output,
     )
+    said = [f"access_log by submit: {reads_right(submitted, alone)}"]
+    driver = driver_here(cluster, [program, *options], output)
+    said.append(f"access_log by a driver elsewhere: {reads_right(driver, alone)}")
+    return "\n".join(said)
+
+
+def driver_here(cluster: Cluster, line: list, output: dict[str, int]) -> subprocess.Popen:
+    """On this host, which is no node of Ray's, with its executors there."""
+    command = cluster.directory / "sluice-ray"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m sluice_ray "$@"\n')
+    command.chmod(0o755)
+    path = f"{cluster.directory}:{cluster.environment['PATH']}"
+    master = f"--sluice.master=ray://{address(HEAD)}:{CLIENT_PORT}[{EXECUTORS},1]"
+    environment = {**cluster.environment, "PYTHONPATH": str(package), "PATH": path}
+    return subprocess.Popen([*line, master], env=environment, text=True, **output)  # type: ignore[call-overload]
+
+
+def head_of_driver_here(cluster: Cluster, bin_directory: pathlib.Path) -> str:
+    """Ray's head is away for longer than Ray's client waits for it. Executors must notice nothing, one that is lost
+    later must be replaced, and all must go with the driver."""
+    followed = cluster.directory / "followed"
+    followed.write_text("")
+    program = bin_directory / "access_log"
+    line = [program, "--follow", followed, f"--sluice.checkpoint={cluster.directory / 'checkpoint'}"]
+    driver = driver_here(cluster, line, {"stdout": subprocess.DEVNULL})
+
+    def at_work() -> set[int]:
+        return {executor.pid for executor in members("access_log")[1] if is_at_work(executor)}
+
+    eventually(lambda: len(at_work()) == EXECUTORS, 120)
+    before = at_work()
+    cluster.stop_node(HEAD)
+    time.sleep(40)
+    cluster.start_node(HEAD)
+    time.sleep(20)
+    lost = before - at_work()
+    node = cluster.node_of(min(before))
+    cluster.stop_node(node)
+    replaced = eventually(lambda: len(at_work()) == EXECUTORS, 120)
+    ended = driver.poll()
+    driver.kill()
+    driver.wait()
+    gone = eventually(lambda: not members("access_log")[1], 60)
+    cluster.start_node(node)
+    return (
+        f"head of a driver elsewhere, away for 40 s: {'WRONG' if lost or ended is not None else 'nothing'} was lost; "
+        f"a node that was killed then was replaced in {replaced:.1f} s; no executor {gone:.1f} s after the driver"
+    )
+
+
+def reads_right(job: subprocess.Popen, alone: str) -> str:
+    """While it reads, executors are killed."""
     killed = 0
+    hosts = set()
     lines: list[str] = []
     reading = threading.Thread(target=lambda: lines.extend(job.stdout))  # type: ignore[arg-type]
     reading.start()
     while job.poll() is None:
-        if connected("access_log") == EXECUTORS and killed < 3:
+        _, executors = members("access_log")
+        if sum(is_at_work(executor) for executor in executors) == EXECUTORS and killed < 3:
+            hosts |= {namespace_of(executor.pid) for executor in executors}
             time.sleep(0.15)
             _, executors = members("access_log")
             if executors:
@@ -283,7 +351,8 @@ def access_log(cluster: Cluster, bin_directory: pathlib.Path) -> str:
     right = alone in [line.strip() for line in lines] and job.returncode == 0
     if not right:
         print("".join(lines)[-3000:])
-    return f"access_log: {killed} executors killed while it read: {'as in one process' if right else 'WRONG'}"
+    result = "as in one process" if right else "WRONG"
+    return f"{killed} executors killed while it read, on {len(hosts)} nodes: {result}"
 
 
 # ---- The job with state
@@ -359,6 +428,7 @@ class Job:
         (self.directory / "files").mkdir(parents=True)
         self.writer = Writer(self.directory / "log")
         self.ledger = Ledger(self.directory / "ledger")
+        self.two = 0  # a node
         self.rows: list[tuple[str, ...]] = []
         plan = Plan()
         given = {
@@ -395,7 +465,8 @@ class Job:
         time.sleep(3)
         return connected(self.NAME) == EXECUTORS
 
-    def measure(self, what: str, act: Callable[[], Harm], at_least_s: float = 0) -> None:
+    def measure(self, what: str, act: Callable[[], Harm], at_least_s: float = 0) -> int:
+        """How often the driver was started meanwhile."""
         eventually(self.settled, 120)
         before = {p.pid: self.cluster.node_of(p.pid) for p in sum(members(self.NAME), [])}
         self.ledger.look()
@@ -420,10 +491,12 @@ class Job:
         pause = max(pause, time.monotonic() - last)
         others = {p.pid for p in sum(members(self.NAME), [])} - before.keys()
         self.ledger.look()
-        note = f"{len(lost)} processes lost, {len(others)} new, driver started {self.ledger.starts - starts} times"
+        starts = self.ledger.starts - starts
+        note = f"{len(lost)} processes lost, {len(others)} new, driver started {starts} times"
         self.rows.append((what, batch or "never", f"{pause:.2f}", joined or "never", note))
         print(*self.rows[-1], sep="\t", flush=True)
         mend()
+        return starts
 
     # ---- What goes wrong. Each returns which processes are lost (or all of node -N), and how it is mended.
 
@@ -460,6 +533,22 @@ class Job:
     def kill_node(self, node: int) -> Harm:
         self.cluster.nodes[node].kill()
         return {-node}, lambda: self.restart(node)
+
+    def two_together(self) -> int:
+        """A node with two executors and without the driver: one that had one of them is stopped for a while, and the
+        driver's node has no room."""
+        for _ in range(4):
+            eventually(self.settled, 120)
+            (driver,), executors = members(self.NAME)
+            count = collections.Counter(self.cluster.node_of(process.pid) for process in executors)
+            count.pop(self.cluster.node_of(driver.pid), None)
+            node, most = count.most_common(1)[0]
+            if most == 2:
+                return node
+            self.cluster.stop_node(node)
+            eventually(lambda: connected(self.NAME) == EXECUTORS, 120)
+            self.cluster.start_node(node)
+        raise TimeoutError("two executors are never on one node")
 
     def restart(self, node: int) -> None:
         self.cluster.stop_node(node)
@@ -507,11 +596,15 @@ def events(job: Job) -> dict[str, tuple[str, Callable[[], Harm]]]:
         "driver-actor": ("the driver's actor", lambda: job.kill_actor(job.driver())),
         "raylet": ("the raylet of an executor's node", lambda: job.kill_raylet(of_executor())),
         "node": ("an executor's node", lambda: job.kill_node(of_executor())),
+        "two": ("an executor's node with two of the three", lambda: job.kill_node(job.two)),
         "cut": ("the network of an executor's node", lambda: job.cut(of_executor())),
         "driver-raylet": ("the raylet of the driver's node", lambda: job.kill_raylet(of_driver())),
         "driver-node": ("the driver's node", lambda: job.kill_node(of_driver())),
         "driver-cut": ("the network of the driver's node", lambda: job.cut(of_driver())),
     }
+
+
+STREAM_GOES_ON = {"executor", "executor-actor", "raylet", "node", "two"}
 
 
 def kill_head(job: Job) -> Harm:
@@ -546,12 +639,23 @@ def main() -> int:
             said = access_log(cluster, options.bin.resolve())
             print(said, flush=True)
             failed += "WRONG" if "WRONG" in said else ""
+        if options.redis and (not options.only or "head-of-driver" in options.only):
+            said = head_of_driver_here(cluster, options.bin.resolve())
+            print(said, flush=True)
+            failed += "WRONG" if "WRONG" in said else ""
         job = Job(cluster, options.bin.resolve())
         job.writer.start()
         try:
             for name, (what, act) in events(job).items():
-                if not options.only or name in options.only:
-                    job.measure(what, act)
+                if options.only and name not in options.only:
+                    continue
+                if name == "two":
+                    job.two = job.two_together()
+                starts = job.measure(what, act)
+                # All that these have is elsewhere, too.
+                if name in STREAM_GOES_ON and starts > 0:
+                    failed += f"{what}: the stream was started again"
+                    print(failed, flush=True)
             if options.redis and (not options.only or "head" in options.only):
                 job.measure("Ray's head, for 20 s", lambda: kill_head(job), 20)
         finally:
