@@ -671,12 +671,15 @@ void Driver::run_batch(const Batch& batch) {
   last_batch_ = time;
   if (!batch.state_only) {
     restores_ = 0;
+    {
+      const std::lock_guard lock(mutex_);
+      ++batches_completed_;  // whatever becomes of the checkpoint
+    }
     if (records()) {
       deliver_owed();
       checkpoint_if_due(time, false);
     }
     const std::lock_guard lock(mutex_);
-    ++batches_completed_;
     changed_->notify_all();
   }
 }
