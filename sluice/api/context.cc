@@ -118,6 +118,8 @@ Context::Context(const ContextOptions& options) {
     throw Error(Code::bad_setting,
                 {.why = "--sluice.certs: cluster[E] needs a directory that `sluice certs` has made"});
   }
+  const bool speculation = settings.flag("speculation", options.speculation);
+  const std::chrono::milliseconds speculation_min(settings.number("speculation-min", 0, 100));
   detail::ScalingOptions scaling;
   scaling.is_on = settings.flag("dynamic-allocation", options.dynamic_allocation);
   scaling.interval = std::chrono::seconds(settings.number("scaling-interval", 0, 60));
@@ -147,6 +149,8 @@ Context::Context(const ContextOptions& options) {
       cluster.copy_state = copies_state;
       cluster.copy_blocks = copies_blocks;
       cluster.scaling = scaling;
+      cluster.speculation = speculation;
+      cluster.speculation_min = speculation_min;
       // Processes live in the real world alone.
       std::unique_ptr<detail::ClusterManager> manager;
       if (master.are_started_elsewhere) {

@@ -59,6 +59,11 @@ struct ContextOptions {
   /// "local-cluster[E,N]" and "ray://HOST:PORT[E,N]" begin with E executors and have more or fewer, as their batches
   /// need (dynamic-allocation).
   bool dynamic_allocation = false;
+  /// On a cluster, a task that takes half as long again as most others of its stage, and at least `speculation-min`
+  /// (100) milliseconds, is given to another executor too, and who is done first counts (speculation). What a function
+  /// writes itself (`foreach_partition`) may then be written twice at the same time. Tasks with state are left where it
+  /// is.
+  bool speculation = false;
   /// Where "cluster[E]" and "ray://..." listen for their executors (listen). Empty: 127.0.0.1:7077, or on Ray any port
   /// of all addresses.
   std::string listen{};

@@ -37,6 +37,8 @@ constexpr std::array known{"master",
                            "block-copies",
                            "dynamic-allocation",
                            "scaling-interval",
+                           "speculation",
+                           "speculation-min",
                            "scaling-up",
                            "scaling-down",
                            "executors-min",
@@ -60,8 +62,8 @@ bool is_known(std::string_view name) { return std::find(known.begin(), known.end
 
 /// Those that mean true when no value is given.
 bool is_flag(std::string_view name) {
-  constexpr std::array flags{"dynamic-allocation", "encode-tasks", "check-views", "accept-replay-with-new-code",
-                             "dry-run"};
+  constexpr std::array flags{"dynamic-allocation",          "speculation", "encode-tasks", "check-views",
+                             "accept-replay-with-new-code", "dry-run"};
   return std::find(flags.begin(), flags.end(), name) != flags.end();
 }
 

@@ -227,7 +227,7 @@ void Executor::handle(std::string_view message) {
       const auto cancel = decode_message<Cancel>(message);
       const std::lock_guard lock(mutex_);
       for (const auto& [ticket, task] : tasks_) {
-        if (ticket <= cancel.ticket) task->cancelled = true;
+        if (ticket >= cancel.first && ticket <= cancel.last) task->cancelled = true;
       }
       return;
     }

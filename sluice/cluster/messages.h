@@ -123,10 +123,11 @@ struct Forget {
   std::vector<std::pair<std::uint64_t, std::uint32_t>> states;
 };
 
-/// Tasks with tickets up to this one give up.
+/// Tasks with tickets from the first to the last give up.
 struct Cancel {
   static constexpr std::uint8_t kind = 6;
-  std::uint64_t ticket = 0;
+  std::uint64_t first = 0;
+  std::uint64_t last = 0;
 };
 
 /// The program ends: so does the executor.

@@ -51,10 +51,24 @@ bool leaves_something(const TaskProgram& task) {
 }  // namespace
 
 struct ClusterScheduler::Round {
-  explicit Round(std::size_t tasks) : outcomes(tasks), given(tasks) {}
+  explicit Round(std::size_t tasks) : outcomes(tasks), given(tasks), tries(tasks) {}
   std::vector<TaskOutcome> outcomes;
-  /// To whom each task was given last.
+  /// To whom each task was given, of those whose outcome counts.
   std::vector<Given> given;
+  /// What is told of earlier attempts is not listened to.
+  unsigned attempt = 0;
+  struct Try {
+    Time since{};
+    /// Executors that are at it, and whom it was given to first.
+    unsigned running = 0;
+    ExecutorId first = 0;
+    bool is_found_slow = false;
+    bool is_done = false;
+  };
+  std::vector<Try> tries;
+  /// Of the tasks that were done, in this attempt.
+  std::vector<Duration> took;
+  std::size_t todo = 0;
   std::size_t left = 0;
   /// An executor was lost while it ran one of them.
   bool has_lost_executor = false;
@@ -145,8 +159,9 @@ std::vector<TaskOutcome> ClusterScheduler::run(const std::vector<TaskProgram>& t
   for (unsigned attempt = 0; !todo.empty(); ++attempt) {
     slots_->settle();
     forget();
-    for (const std::uint32_t task : todo) dispatch(tasks[task], stage, task, attempt, round);
-    wait(*round, cancelled);
+    begin_attempt(*round, attempt, todo);
+    for (const std::uint32_t task : todo) dispatch(tasks[task], stage, task, round->outcomes[task], round);
+    wait(round, tasks, stage, cancelled);
     std::vector<std::uint32_t> again;
     for (const std::uint32_t task : todo) {
       TaskOutcome& outcome = round->outcomes[task];
@@ -208,25 +223,74 @@ void ClusterScheduler::give_up_lost(const std::vector<TaskProgram>& tasks, std::
   }
 }
 
-void ClusterScheduler::wait(Round& round, const std::atomic<bool>* cancelled) {
+void ClusterScheduler::begin_attempt(Round& round, unsigned attempt, const std::vector<std::uint32_t>& todo) {
+  const std::lock_guard lock(mutex_);
+  round.attempt = attempt;
+  round.took.clear();
+  round.todo = todo.size();
+  for (const std::uint32_t task : todo) round.tries[task] = {};
+}
+
+void ClusterScheduler::wait(const std::shared_ptr<Round>& round, const std::vector<TaskProgram>& tasks,
+                            const TaskId& stage, const std::atomic<bool>* cancelled) {
   std::unique_lock lock(mutex_);
-  while (round.left > 0) {
-    if (cancelled == nullptr) {
-      changed_->wait(lock);
-    } else if (cancelled->load()) {
-      const Cancel cancel{last_ticket_};
+  for (;;) {
+    for (const auto& [executor, ticket] : std::exchange(to_cancel_, {})) {
+      lock.unlock();
+      members_->send(executor, encode_message(Cancel{ticket, ticket}));
+      lock.lock();
+    }
+    if (round->left == 0) return;
+    if (cancelled != nullptr && cancelled->load()) {
+      const Cancel cancel{0, last_ticket_};
       cancelled = nullptr;
       lock.unlock();
       members_->send_all(encode_message(cancel));
       lock.lock();
+      continue;
+    }
+    const std::vector<std::uint32_t> slow = slow_tasks(*round, tasks);
+    if (!slow.empty()) {
+      lock.unlock();
+      for (const std::uint32_t task : slow) {
+        TaskOutcome nowhere;  // where it cannot be placed, it goes on where it is
+        dispatch(tasks[task], stage, task, nowhere, round);
+      }
+      lock.lock();
+      continue;
+    }
+    if (cancelled == nullptr && !options_.speculation) {
+      changed_->wait(lock);
     } else {
       changed_->wait_until(lock, runtime_.clock().now() + look_again);
     }
   }
 }
 
+// Under the mutex. Each is found once. Those that take longer than half as long again as the middle one of those that
+// are done, which are three quarters of all (Spark's defaults).
+std::vector<std::uint32_t> ClusterScheduler::slow_tasks(Round& round, const std::vector<TaskProgram>& tasks) {
+  if (!options_.speculation || round.took.empty() || 4 * round.took.size() < 3 * round.todo) return {};
+  std::vector<Duration> took = round.took;
+  const auto middle = took.begin() + static_cast<std::ptrdiff_t>(took.size() / 2);
+  std::nth_element(took.begin(), middle, took.end());
+  const Time before = runtime_.clock().now() - std::max(*middle * 3 / 2, options_.speculation_min);
+  std::vector<std::uint32_t> slow;
+  for (std::uint32_t task = 0; task < round.tries.size(); ++task) {
+    Round::Try& one = round.tries[task];
+    const auto& steps = tasks[task].steps;
+    if (one.running != 1 || one.is_found_slow || one.since > before) continue;
+    one.is_found_slow = true;  // also where nobody else can have it
+    if (std::none_of(steps.begin(), steps.end(), [](const TaskStep& step) { return state_of(step) != nullptr; })) {
+      slow.push_back(task);
+    }
+  }
+  return slow;
+}
+
 // The executor for a task, and what it has to be told. Not where the outcome says why there is none.
-ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, RunTask& message, TaskOutcome& outcome) {
+ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, ExecutorId avoided, RunTask& message,
+                                   TaskOutcome& outcome) {
   ExecutorId executor = 0;
   for (const TaskStep& step : task.steps) {
     const Shipped<StateMaker>* const state = state_of(step);
@@ -245,6 +309,7 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ru
     message.copy_at = at.copy;
     if (at.has_state) message.must_exist.push_back((*state)->operation());
   }
+  bool is_free = executor == 0;
   for (const TaskStep& step : task.steps) {
     if (const auto* read = std::get_if<ReadShuffle>(&step.what)) {
       ShuffleAt at{read->shuffle, shuffle_places_[read->shuffle]};
@@ -262,16 +327,18 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ru
         return 0;
       }
       const std::vector<ExecutorId>& at = found->second.executors;
-      if (executor == 0) {
-        executor = *std::min_element(at.begin(), at.end(),
-                                     [this](ExecutorId a, ExecutorId b) { return loads_[a] < loads_[b]; });
+      for (const ExecutorId id : at) {
+        const bool is_better = executor == 0 || (is_free && loads_[id] < loads_[executor]);
+        if (id != avoided && is_better) executor = id;
       }
+      is_free = false;
       if (!contains(at, executor)) message.blocks.push_back({block->block, at.front()});
     }
     if (!outcome.succeeded()) return 0;
   }
   if (executor == 0) {
-    const std::vector<ExecutorId> ids = members_->ready();
+    std::vector<ExecutorId> ids = members_->ready();
+    std::erase(ids, avoided);
     if (ids.empty()) {
       outcome.place_lost = true;
       return 0;
@@ -313,9 +380,9 @@ void ClusterScheduler::await_executor() {
   throw no_executors("none has come");
 }
 
-void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage, std::uint32_t task, unsigned attempt,
-                                const std::shared_ptr<Round>& round) {
-  TaskOutcome& outcome = round->outcomes[task];
+// A task that somebody is at already is given to another one.
+void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage, std::uint32_t task,
+                                TaskOutcome& outcome, const std::shared_ptr<Round>& round) {
   RunTask message;
   ExecutorId executor = 0;
   try {
@@ -327,7 +394,9 @@ void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage,
   }
   {
     const std::lock_guard lock(mutex_);
-    executor = place(program, attempt, message, outcome);
+    Round::Try& one = round->tries[task];
+    if (one.is_done) return;
+    executor = place(program, round->attempt, one.running > 0 ? one.first : 0, message, outcome);
     if (executor == 0) return;
     message.ticket = ++last_ticket_;
     message.job = stage.job;
@@ -335,21 +404,51 @@ void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage,
     message.task = task;
     message.batch = stage.batch;
     // One that a lost executor may still be at has another number: what writes files under it does not meet.
-    message.attempt = lost_executors_ * options_.task_tries + attempt;
-    tickets_[message.ticket] = {round, task, executor};
+    message.attempt = 2 * (lost_executors_ * options_.task_tries + round->attempt) + one.running;
+    tickets_[message.ticket] = {round, task, round->attempt, {executor, message.copy_at, message.block_copy_at}};
     ++loads_[executor];
-    round->given[task] = {executor, message.copy_at, message.block_copy_at};
-    ++round->left;
+    if (one.running++ == 0) {
+      ++round->left;
+      one.first = executor;
+      one.since = runtime_.clock().now();
+    }
   }
   tasks_.fetch_add(1);
   members_->send(executor, encode_message(message));
   if (members_->is_alive(executor)) return;
   // It was lost before it had the ticket, perhaps: then nobody would ever say so.
   const std::lock_guard lock(mutex_);
-  if (tickets_.erase(message.ticket) == 0) return;
+  if (!tickets_.contains(message.ticket)) return;
+  TaskOutcome lost;
+  lost.place_lost = true;
+  ended(message.ticket, std::move(lost));
   loads_.erase(executor);
-  outcome.place_lost = true;
-  --round->left;
+}
+
+// Under the mutex. The ticket is known. False when its outcome does not count (C3).
+bool ClusterScheduler::ended(std::uint64_t number, TaskOutcome&& outcome) {
+  const Ticket ticket = std::move(tickets_.extract(number).mapped());
+  Round& round = *ticket.round;
+  --loads_[ticket.given.executor];
+  Round::Try& one = round.tries[ticket.task];
+  if (ticket.attempt != round.attempt || one.is_done) return false;
+  --one.running;
+  const bool has_succeeded = outcome.succeeded();
+  if (!has_succeeded && one.running > 0) return false;
+  one.is_done = true;
+  if (has_succeeded) round.took.push_back(runtime_.clock().now() - one.since);
+  if (one.running > 0) cancel_others(round, ticket.task);
+  round.outcomes[ticket.task] = std::move(outcome);
+  round.given[ticket.task] = ticket.given;
+  --round.left;
+  return true;
+}
+
+// Under the mutex.
+void ClusterScheduler::cancel_others(Round& round, std::uint32_t task) {
+  for (const auto& [number, ticket] : tickets_) {
+    if (ticket.round.get() == &round && ticket.task == task) to_cancel_.emplace_back(ticket.given.executor, number);
+  }
 }
 
 void ClusterScheduler::on_message(ExecutorId executor, std::string_view bytes) {
@@ -412,16 +511,12 @@ void ClusterScheduler::on_message(ExecutorId executor, std::string_view bytes) {
   const std::lock_guard lock(mutex_);
   for (const OutputLost& lost : message.lost_output) lose_output(lost);
   const auto ticket = tickets_.find(message.ticket);
-  if (ticket == tickets_.end() || ticket->second.executor != executor) return;
+  if (ticket == tickets_.end() || ticket->second.given.executor != executor) return;
   if (outcome.lost.has_value()) block_places_.erase(*outcome.lost);
+  if (message.place == ticket->second.given.block_copy) ticket->second.given.block_copy = 0;
   Round& round = *ticket->second.round;
-  Given& given = round.given[ticket->second.task];
-  if (message.place == given.block_copy) given.block_copy = 0;
   round.has_lost_output = round.has_lost_output || has_lost_output;
-  round.outcomes[ticket->second.task] = std::move(outcome);
-  --round.left;
-  --loads_[executor];
-  tickets_.erase(ticket);
+  ended(message.ticket, std::move(outcome));
   changed_->notify_all();
 }
 
@@ -453,7 +548,6 @@ void ClusterScheduler::on_lost(ExecutorId executor) {
   services_->lost(executor);
   const std::lock_guard lock(mutex_);
   ++lost_executors_;
-  loads_.erase(executor);
   blamed_.erase(executor);
   for (auto& [shuffle, places] : shuffle_places_) {
     for (std::size_t map = 0; map < places.size(); ++map) {
@@ -473,17 +567,17 @@ void ClusterScheduler::on_lost(ExecutorId executor) {
       ++place;
     }
   }
-  for (auto ticket = tickets_.begin(); ticket != tickets_.end();) {
-    if (ticket->second.executor != executor) {
-      ++ticket;
-      continue;
-    }
-    Round& round = *ticket->second.round;
-    round.outcomes[ticket->second.task].place_lost = true;
-    round.has_lost_executor = true;
-    --round.left;
-    ticket = tickets_.erase(ticket);
+  std::vector<std::uint64_t> lost;
+  for (const auto& [number, ticket] : tickets_) {
+    if (ticket.given.executor == executor) lost.push_back(number);
   }
+  for (const std::uint64_t number : lost) {
+    const std::shared_ptr<Round> round = tickets_.at(number).round;
+    TaskOutcome outcome;
+    outcome.place_lost = true;
+    if (ended(number, std::move(outcome))) round->has_lost_executor = true;
+  }
+  loads_.erase(executor);
   changed_->notify_all();
 }
 

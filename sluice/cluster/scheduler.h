@@ -8,6 +8,8 @@
 //      said to be lost.
 //      The same for shuffle output that an executor does not have any more.
 //  C2. What a task has left is adopted only while its executor is alive.
+//  C3. Of attempts at a task that run at the same time (speculation) the first that succeeds counts, and one that fails
+//      only when there is no other. Tasks that change state have one.
 #pragma once
 
 #include <atomic>
@@ -19,6 +21,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "sluice/cluster/manager.h"
@@ -51,6 +54,10 @@ struct ClusterOptions {
   /// Keep a second copy of the blocks of receivers.
   bool copy_blocks = true;
   ScalingOptions scaling{};
+  /// Tasks that take much longer than others of their round are given to another executor, too.
+  bool speculation = false;
+  /// Those that have run for less are not slow.
+  Duration speculation_min = std::chrono::milliseconds(100);
 };
 
 /// See the head of this file, and TaskRunner. Threads: state is worked on by one at a time.
@@ -83,29 +90,36 @@ class ClusterScheduler final : public TaskRunner {
 
  private:
   struct Round;
-  /// A task that an executor has been given.
-  struct Ticket {
-    std::shared_ptr<Round> round;
-    std::uint32_t task = 0;
-    ExecutorId executor = 0;
-  };
-
-  void on_message(ExecutorId executor, std::string_view message);
-  void on_lost(ExecutorId executor);
-  Error no_executors(const std::string& how_many);
-  void on_service_block(const BlockId& block, ExecutorId executor, ExecutorId copy);
-  void dispatch(const TaskProgram& program, const TaskId& stage, std::uint32_t task, unsigned attempt,
-                const std::shared_ptr<Round>& round);
-  ExecutorId place(const TaskProgram& task, unsigned attempt, RunTask& message, TaskOutcome& outcome);
-  void blame(const std::vector<ExecutorId>& failed_at, ExecutorId succeeded_at);
-  void await_executor();
-  void wait(Round& round, const std::atomic<bool>* cancelled);
   /// Who was given a task, and who has copies of what it leaves.
   struct Given {
     ExecutorId executor = 0;
     ExecutorId state_copy = 0;
     ExecutorId block_copy = 0;
   };
+  /// A task that an executor has been given.
+  struct Ticket {
+    std::shared_ptr<Round> round;
+    std::uint32_t task = 0;
+    unsigned attempt = 0;
+    Given given;
+  };
+
+  void on_message(ExecutorId executor, std::string_view message);
+  void on_lost(ExecutorId executor);
+  Error no_executors(const std::string& how_many);
+  void on_service_block(const BlockId& block, ExecutorId executor, ExecutorId copy);
+  void dispatch(const TaskProgram& program, const TaskId& stage, std::uint32_t task, TaskOutcome& outcome,
+                const std::shared_ptr<Round>& round);
+  ExecutorId place(const TaskProgram& task, unsigned attempt, ExecutorId avoided, RunTask& message,
+                   TaskOutcome& outcome);
+  bool ended(std::uint64_t ticket, TaskOutcome&& outcome);
+  void begin_attempt(Round& round, unsigned attempt, const std::vector<std::uint32_t>& todo);
+  void cancel_others(Round& round, std::uint32_t task);
+  std::vector<std::uint32_t> slow_tasks(Round& round, const std::vector<TaskProgram>& tasks);
+  void blame(const std::vector<ExecutorId>& failed_at, ExecutorId succeeded_at);
+  void await_executor();
+  void wait(const std::shared_ptr<Round>& round, const std::vector<TaskProgram>& tasks, const TaskId& stage,
+            const std::atomic<bool>* cancelled);
   ExecutorId another(ExecutorId executor, std::size_t partition);
   void adopt(const TaskProgram& task, TaskOutcome& outcome, const Given& given);
   void lose_output(const OutputLost& lost);
@@ -127,6 +141,8 @@ class ClusterScheduler final : public TaskRunner {
   std::unique_ptr<Condition> changed_;
   std::uint64_t last_ticket_ = 0;
   std::map<std::uint64_t, Ticket> tickets_;
+  /// Attempts that others were faster than.
+  std::vector<std::pair<ExecutorId, std::uint64_t>> to_cancel_;
   /// How many of them each executor has.
   std::map<ExecutorId, std::size_t> loads_;
   /// How often tasks have failed there that succeeded elsewhere.

@@ -50,6 +50,7 @@ StreamTest::StreamTest(StreamTestOptions options)
                                                       .check_views = options.check_views,
                                                       .executor_timeout = silence_max(*runtime_),
                                                       .state_copies = options.state_copies,
+                                                      .speculation = options.speculation,
                                                       .runtime = runtime_});
   streaming_ = std::make_unique<StreamingContext>(
       *context_, StreamingOptions{.batch = options.batch,

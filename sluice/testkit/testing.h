@@ -39,6 +39,7 @@ struct StreamTestOptions {
   std::size_t executors = 0;
   /// See ContextOptions.
   std::size_t state_copies = 0;
+  bool speculation = false;
   /// The outside world; nullptr: a HandRuntime of its own. Must outlive the StreamTest.
   Runtime* runtime = nullptr;
   /// Encodes and decodes every task before it runs, as a cluster does.

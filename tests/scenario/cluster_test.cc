@@ -10,6 +10,7 @@
 #include <iostream>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <set>
 #include <span>
@@ -25,6 +26,7 @@
 #include "sluice/runtime/process.h"
 #include "sluice/sluice.h"
 #include "sluice/testkit/testing.h"
+#include "tests/scenario/lives.h"
 
 namespace sluice {
 namespace {
@@ -330,6 +332,37 @@ TEST(Cluster, AnExecutorOnWhichTasksFailThatSucceedElsewhereIsGivenUp) {
   ASSERT_TRUE(members_of(ctx).wait_for(2, 10s));
   const std::vector<std::int64_t> alive = pids(ctx);
   EXPECT_EQ(std::count(alive.begin(), alive.end(), bad), 0);
+}
+
+// The first attempt at one of the tasks waits for a file, which comes when all is over.
+TEST(Cluster, ASlowTaskIsGivenToAnotherExecutorTooAndTheFirstThatIsDoneCounts) {
+  const std::string file = "/tmp/sluice-go-on-" + std::to_string(system_runtime().random_seed());
+  const testing::OutsideSetting soon("SLUICE_SPECULATION_MIN", "10");
+  const Context ctx{{.master = "local-cluster[2,2]", .partitions = 8, .executor_timeout = 20s, .speculation = true}};
+  const Accumulator done = ctx.accumulator();
+  std::vector<int> numbers(800);
+  std::iota(numbers.begin(), numbers.end(), 0);
+  const auto counts = ctx.parallelize(numbers, 8)
+                          .map_partitions(with(file,
+                                               [done](const std::string& awaited, Partition<int>& partition) {
+                                                 const bool is_first = partition.attempt() % 2 == 0;
+                                                 while (is_first && partition.index() == 3 &&
+                                                        !system_runtime().files().stat(awaited).has_value()) {
+                                                   system_runtime().wait_for(1ms);
+                                                 }
+                                                 done.add(1);
+                                                 std::vector<std::pair<int, long>> all;
+                                                 for (const int x : partition) all.emplace_back(x % 10, 1L);
+                                                 return all;
+                                               }))
+                          .reduce_by_key(std::plus{})
+                          .collect();
+  EXPECT_EQ(counts.size(), 10u);
+  for (const auto& [key, count] : counts) EXPECT_EQ(count, 80) << key;
+  EXPECT_EQ(ctx.value_of(done), 8) << "one attempt of each counts";
+  system_runtime().files().publish(file, "");
+  EXPECT_EQ(ctx.parallelize(numbers, 8).count(), 800u) << "the other one's executor goes on";
+  system_runtime().files().remove(file);
 }
 
 using Sums = std::map<std::string, long>;

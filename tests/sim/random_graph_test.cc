@@ -8,6 +8,7 @@
 #include "sluice/testkit/mortal_machine.h"
 #include "sluice/testkit/simulation.h"
 #include "sluice/testkit/testing.h"
+#include "tests/scenario/lives.h"
 #include "tests/sim/random_graph.h"
 
 namespace sluice::testing {
@@ -116,10 +117,12 @@ std::uint64_t simulate_cluster(std::uint64_t seed, bool only_leave, std::uint64_
   FaultyFileSystem files(sim.files());
   FaultyRuntime runtime(sim, files);
   std::vector<Batches> got;
+  const OutsideSetting soon("SLUICE_SPECULATION_MIN", "1");
   sim.run([&] {
     StreamTestOptions options{.batch = 100ms, .partitions = 1 + seed % 4, .cores = 1 + seed % 2};
     options.executors = 2 + seed % 3;
     options.state_copies = only_leave ? 1 + seed % 2 : 2;
+    options.speculation = seed % 2 == 1;
     options.runtime = &sim;
     options.hash_seed = seed;
     options.check_views = seed % 2 == 0;
