@@ -665,19 +665,19 @@ bool ClusterScheduler::take_up_state(const std::string& application, std::uint64
   // Those that come later are told so with their welcome, and have nothing that is waited for.
   std::map<ExecutorId, std::vector<KeptState>> kept;
   const auto ask_all = [&](StateRequest::What what) {
-    for (const ExecutorId executor : members_->ready()) {
-      StateRequest request;
-      request.what = what;
-      request.maker = application;
-      request.number = static_cast<std::int64_t>(epoch);
-      try {
-        StateReply has = members_->call(executor, std::move(request));
-        // One that has not heard of the last driver has what may have become something else since.
-        const bool is_of_last = static_cast<std::uint64_t>(has.number) == wanted.epoch;
-        if (is_of_last && !has.kept.empty()) kept[executor] = std::move(has.kept);
-      } catch (const Error& error) {
-        std::fprintf(stderr, "sluice: what executors have kept: %s\n", error.details().why.c_str());
-      }
+    const std::vector<ExecutorId> ids = members_->ready();
+    std::vector<std::pair<ExecutorId, StateRequest>> requests;
+    for (const ExecutorId id : ids) {
+      requests.emplace_back(id, StateRequest{});
+      requests.back().second.what = what;
+      requests.back().second.maker = application;
+      requests.back().second.number = static_cast<std::int64_t>(epoch);
+    }
+    std::vector<StateReply> replies = members_->call_all(std::move(requests));
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      // One that has not heard of the last driver has what may have become something else since.
+      const bool is_of_last = static_cast<std::uint64_t>(replies[i].number) == wanted.epoch;
+      if (is_of_last && !replies[i].kept.empty()) kept[ids[i]] = std::move(replies[i].kept);
     }
   };
   ask_all(StateRequest::What::resume);

@@ -112,11 +112,9 @@ bool Slots::take_up(const TaskRunner::WantedStates& wanted, const std::map<Execu
     moved_ = true;
     settled_for_.clear();
   }
-  try {
-    for (auto& [executor, request] : requests) members_.call(executor, std::move(request));
-  } catch (const Error& error) {
-    std::fprintf(stderr, "sluice: state that executors have kept cannot be gone on with: %s\n",
-                 error.details().why.c_str());
+  for (const StateReply& reply : members_.call_all(std::move(requests))) {
+    if (reply.error.empty()) continue;
+    std::fprintf(stderr, "sluice: state that executors have kept cannot be gone on with: %s\n", reply.error.c_str());
     const std::lock_guard lock(mutex_);
     for (Slot& at : slots_) at = {};
     return false;
@@ -180,16 +178,15 @@ void Slots::settle() {
       add_requests(at, StateRequest::What::promote, at.owner, requests);
     }
   }
-  for (auto& [executor, request] : requests) {
-    const std::size_t number = request.partition;
-    try {
-      members_.call(executor, std::move(request));
-    } catch (const Error& error) {
-      // It is lost as well, or had no copy after all.
-      std::fprintf(stderr, "sluice: state could not be taken over: %s\n", error.details().why.c_str());
-      const std::lock_guard lock(mutex_);
-      slots_[number].is_lost = true;
-    }
+  std::vector<std::size_t> numbers;
+  for (const auto& [executor, request] : requests) numbers.push_back(request.partition);
+  const std::vector<StateReply> replies = members_.call_all(std::move(requests));
+  for (std::size_t i = 0; i < replies.size(); ++i) {
+    if (replies[i].error.empty()) continue;
+    // It is lost as well, or had no copy after all.
+    std::fprintf(stderr, "sluice: state could not be taken over: %s\n", replies[i].error.c_str());
+    const std::lock_guard lock(mutex_);
+    slots_[numbers[i]].is_lost = true;
   }
 }
 
