@@ -12,6 +12,7 @@
 #include "benchmarks/stream.h"
 #include "sluice/cluster/executor.h"
 #include "sluice/cluster/network.h"
+#include "sluice/cluster/scheduler.h"
 #include "sluice/runtime/certificates.h"
 
 namespace bench {
@@ -108,6 +109,21 @@ void shuffle_job(const sluice::Context& context, std::size_t partitions) {
       .collect();
 }
 
+/// From a question of the driver about state to its answer, one executor after the other.
+double question_seconds(const sluice::Context& context) {
+  auto& members = dynamic_cast<sluice::detail::ClusterScheduler&>(context.engine()->runner()).members();
+  constexpr std::size_t questions = 1'000;
+  const std::vector<sluice::detail::ExecutorId> ids = members.ready();
+  const Cost cost = cost_of([&] {
+    for (std::size_t i = 0; i < questions; ++i) {
+      sluice::detail::StateRequest request;
+      request.what = sluice::detail::StateRequest::What::forget_kept;
+      members.call(ids[i % ids.size()], std::move(request));
+    }
+  });
+  return cost.wall / questions;
+}
+
 }  // namespace
 
 void run_nodes(const std::string& count, const std::string& driver, const std::string& certificates) {
@@ -138,11 +154,17 @@ std::vector<Figure> nodes_figures(bool quick) {
     const double seconds = quick ? 2 : 5;
     const Cost idle = cost_of([&] { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); });
     figures.push_back({"  for a sign of life and its answer", idle.cpu / n / seconds * microseconds, "us"});
-    const Cost tasks = job_cost(count < 100 ? 200 : 20, [&] {
-      nodes.context().parallelize(numbers(count), count).filter([](int) { return false; }).collect();
-    });
+    const auto job_of = [&](std::size_t tasks) {
+      nodes.context().parallelize(numbers(tasks), tasks).filter([](int) { return false; }).collect();
+    };
+    const Cost tasks = job_cost(count < 100 ? 200 : 20, [&] { job_of(count); });
     figures.push_back({"  for a task (as many as executors)", tasks.cpu / n * microseconds, "us"});
     figures.push_back({"  time of such a job, all on this machine", tasks.wall * 1e3, "ms"});
+    const Cost more = job_cost(count < 100 ? 100 : 5, [&] { job_of(8 * count); });
+    figures.push_back({"  for a task (eight to each)", more.cpu / n / 8 * microseconds, "us"});
+    figures.push_back({"  time of such a job", more.wall * 1e3, "ms"});
+    figures.push_back(
+        {"  a question about state and its answer", question_seconds(nodes.context()) * microseconds, "us"});
     if (count != 32) continue;  // of more there would be too many connections for one process
     const Cost shuffle = job_cost(20, [&] { shuffle_job(nodes.context(), count); });
     figures.push_back({"  time of a shuffle among them", shuffle.wall * 1e3, "ms"});
