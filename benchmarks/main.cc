@@ -19,6 +19,7 @@
 #include "benchmarks/engine.h"
 #include "benchmarks/loops.h"
 #include "benchmarks/network.h"
+#include "benchmarks/nodes.h"
 #include "sluice/runtime/process.h"
 #include "sluice/sluice.h"
 
@@ -191,7 +192,8 @@ constexpr FigureGroup figure_groups[] = {{"empty", empty_figures},
                                          {"wal", wal_figures},
                                          {"cost", cost_figures},
                                          {"cluster", cluster_figures},
-                                         {"network", network_figures}};
+                                         {"network", network_figures},
+                                         {"nodes", nodes_figures}};
 
 // ---- Output
 
@@ -246,7 +248,8 @@ int fail_usage() {
                "             [--only W1|W2|W3|W4|W4full|empty|1ms|start|compile]\n"
                "             [--only disk|10ms|checkpoint|recovery|wal|cost]   what durability costs\n"
                "             [--only cluster]   what executors in processes of their own cost\n"
-               "             [--only network]   what TLS costs\n");
+               "             [--only network]   what TLS costs\n"
+               "             [--only nodes]     what a driver of 100 and 1,000 executors costs\n");
   return 2;
 }
 
@@ -265,6 +268,10 @@ int main(int argc, char** argv) {
     if (argument == "--fill-state" && i + 1 < argc) bench::fill_state_and_die(argv[i + 1]);
     if (argument == "--recover-state" && i + 1 < argc) {
       bench::recover_state(argv[i + 1]);
+      return 0;
+    }
+    if (argument == "--nodes" && i + 3 < argc) {
+      bench::run_nodes(argv[i + 1], argv[i + 2], argv[i + 3]);
       return 0;
     }
     if (argument == "--quick") {

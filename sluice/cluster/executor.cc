@@ -217,7 +217,7 @@ bool Executor::read_from_driver() {
 
 void Executor::handle(std::string_view message) {
   switch (message_kind(message)) {
-    case Peers::kind: return peers_.set_peers(decode_message<Peers>(message));
+    case Peers::kind: return peers_.change_peers(decode_message<Peers>(message));
     case RunTask::kind: return start(decode_message<RunTask>(message));
     case StateRequest::kind: return handle_state(decode_message<StateRequest>(message));
     case StartService::kind: return services_.start(decode_message<StartService>(message));

@@ -110,32 +110,47 @@ Members::ExecutorPtr Members::welcome(const std::shared_ptr<Channel>& channel) {
   }
   answer.id = executor->id;
   channel->send(encode_message(answer));
+  std::uint64_t change = 0;
   {
     const std::lock_guard lock(mutex_);
     executor->heard = runtime_.clock().now();
     executors_[executor->id] = executor;
+    change = ++changes_;
   }
-  tell_peers();
+  tell_peers(change);
   const std::lock_guard lock(mutex_);
   executor->is_ready = true;
+  sort();
   changed_->notify_all();
   return executor;
 }
 
-void Members::tell_peers() {
-  Peers peers;
-  std::vector<ExecutorPtr> executors;
-  {
-    const std::lock_guard lock(mutex_);
-    if (stopping_) return;
-    peers.version = ++peers_version_;
-    for (const auto& [id, executor] : executors_) {
-      peers.peers.push_back({id, executor->address});
-      executors.push_back(executor);
-    }
+// Returns when all have been told of that change. Many that come at once are told of in few messages; a whole list to
+// each for each of them would be bytes that grow with the cube of their number.
+void Members::tell_peers(std::uint64_t change) {
+  std::unique_lock lock(mutex_);
+  while (is_telling_ && told_ < change && !stopping_) changed_->wait(lock);
+  if (told_ >= change || stopping_) return;
+  is_telling_ = true;
+  const std::uint64_t last = changes_;
+  Peers all;
+  Peers news;
+  news.gone = std::exchange(gone_, {});
+  std::vector<std::pair<ExecutorPtr, bool>> executors;
+  for (const auto& [id, executor] : executors_) {
+    const bool is_new = !std::exchange(executor->is_told, true);
+    all.come.push_back({id, executor->address});
+    if (is_new) news.come.push_back(all.come.back());
+    executors.emplace_back(executor, is_new);
   }
-  const std::string message = encode_message(peers);
-  for (const ExecutorPtr& executor : executors) send_to(executor, message);
+  lock.unlock();
+  const std::string to_new = encode_message(all);
+  const std::string to_others = encode_message(news);
+  for (const auto& [executor, is_new] : executors) send_to(executor, is_new ? to_new : to_others);
+  lock.lock();
+  is_telling_ = false;
+  told_ = last;
+  changed_->notify_all();
 }
 
 // ---- They are spoken to
@@ -280,16 +295,20 @@ void Members::give_up(ExecutorId id, const std::string& why) {
 void Members::lost(const ExecutorPtr& executor) {
   bool tells = false;
   bool was_released = false;
+  std::uint64_t change = 0;
   {
     const std::lock_guard lock(mutex_);
     was_released = executor->is_released;
     executors_.erase(executor->id);
+    sort();
+    gone_.push_back(executor->id);
+    change = ++changes_;
     tells = !stopping_;
   }
   if (tells) {
     std::fprintf(stderr, "sluice: executor %u (process %lld) %s\n", executor->id, static_cast<long long>(executor->pid),
                  was_released ? "has left" : "is lost");
-    tell_peers();  // M4
+    tell_peers(change);  // M4
     options_.on_lost(executor->id);
   }
   {
@@ -299,29 +318,30 @@ void Members::lost(const ExecutorPtr& executor) {
   }
 }
 
-std::vector<ExecutorId> Members::select(bool leaving) {
-  std::vector<ExecutorId> ids;
+void Members::sort() {
+  staying_.clear();
+  leaving_.clear();
   for (const auto& [id, executor] : executors_) {
-    if (executor->is_ready && executor->is_leaving == leaving) ids.push_back(id);
+    if (executor->is_ready) (executor->is_leaving ? leaving_ : staying_).push_back(id);
   }
-  return ids;
 }
 
 std::vector<ExecutorId> Members::ready() {
   const std::lock_guard lock(mutex_);
-  std::vector<ExecutorId> ids = select(false);
-  return ids.empty() ? select(true) : ids;
+  return staying_.empty() ? leaving_ : staying_;
 }
 
 std::vector<ExecutorId> Members::leaving() {
   const std::lock_guard lock(mutex_);
-  return select(false).empty() ? std::vector<ExecutorId>() : select(true);
+  return staying_.empty() ? std::vector<ExecutorId>() : leaving_;
 }
 
 void Members::leave(ExecutorId id) {
   const std::lock_guard lock(mutex_);
   const auto found = executors_.find(id);
-  if (found != executors_.end()) found->second->is_leaving = true;
+  if (found == executors_.end()) return;
+  found->second->is_leaving = true;
+  sort();
 }
 
 void Members::release(ExecutorId id) {
@@ -368,11 +388,7 @@ bool Members::is_alive(ExecutorId id) {
 bool Members::wait_for(std::size_t count, Duration time_max) {
   const Time deadline = runtime_.clock().now() + time_max;
   std::unique_lock lock(mutex_);
-  const auto are_ready = [&] {
-    return static_cast<std::size_t>(std::count_if(executors_.begin(), executors_.end(),
-                                                  [](const auto& each) { return each.second->is_ready; })) >= count;
-  };
-  while (!are_ready()) {
+  while (staying_.size() + leaving_.size() < count) {
     if (stopping_ || runtime_.clock().now() >= deadline) return false;
     changed_->wait_until(lock, deadline);
   }

@@ -98,6 +98,8 @@ class Members {
     std::int64_t pid = 0;
     std::string host;
     Time heard{};
+    /// Others have been told of it, and it of them.
+    bool is_told = false;
     bool is_ready = false;
     bool is_leaving = false;
     bool is_released = false;
@@ -120,8 +122,8 @@ class Members {
   void listen_to(const ExecutorPtr& executor);
   void lost(const ExecutorPtr& executor);
   void show(const Executor& executor, const LogLines& lines);
-  void tell_peers();
-  std::vector<ExecutorId> select(bool leaving);
+  void tell_peers(std::uint64_t change);
+  void sort();
   static void send_to(const ExecutorPtr& executor, std::string_view message);
   std::vector<ExecutorPtr> all();
 
@@ -133,8 +135,17 @@ class Members {
   bool stopping_ = false;
   ExecutorId last_id_ = 0;
   std::uint64_t last_request_ = 0;
-  std::uint64_t peers_version_ = 0;
+  /// Of who comes and who goes: how many there were, how many of them executors have been told, and whether a thread is
+  /// telling them. One at a time does, so all are told in the same order.
+  std::uint64_t changes_ = 0;
+  std::uint64_t told_ = 0;
+  bool is_telling_ = false;
+  /// Who is gone and has not been told of.
+  std::vector<ExecutorId> gone_;
   std::map<ExecutorId, ExecutorPtr> executors_;
+  /// Of them those that are ready: which stay and which leave. Asked for with every task.
+  std::vector<ExecutorId> staying_;
+  std::vector<ExecutorId> leaving_;
   std::list<std::shared_ptr<Channel>> channels_;
   std::map<std::uint64_t, std::shared_ptr<Call>> calls_;
   LogPrinter printer_;

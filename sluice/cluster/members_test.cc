@@ -86,6 +86,63 @@ TEST_F(MembersTest, GivesUpWhoIsSilentWithinTheTimeout) {
   });
 }
 
+TEST_F(MembersTest, TellsEachOfAllAndFromThenOnOfWhoComesAndWhoGoes) {
+  run([&](Members& members) {
+    using Ids = std::vector<ExecutorId>;
+    const auto heard = [](Channel& channel) {
+      const auto peers = decode_message<Peers>(*channel.receive());
+      Ids come;
+      for (const Peers::Peer& peer : peers.come) come.push_back(peer.id);
+      return std::pair{come, peers.gone};
+    };
+    const auto come = [&] {
+      auto channel = connect(members);
+      channel->send(encode_message(hello()));
+      EXPECT_EQ(decode_message<Welcome>(*channel->receive()).refusal, "");
+      return channel;
+    };
+    const auto first = come();
+    EXPECT_EQ(heard(*first), (std::pair{Ids{1}, Ids{}}));
+    auto second = come();
+    EXPECT_EQ(heard(*second), (std::pair{Ids{1, 2}, Ids{}}));
+    EXPECT_EQ(heard(*first), (std::pair{Ids{2}, Ids{}}));
+    second->close();
+    EXPECT_EQ(heard(*first), (std::pair{Ids{}, Ids{2}}));
+    const auto third = come();
+    EXPECT_EQ(heard(*third), (std::pair{Ids{1, 3}, Ids{}}));
+    EXPECT_EQ(heard(*first), (std::pair{Ids{3}, Ids{}}));
+    EXPECT_TRUE(members.wait_for(2, 1s));
+    EXPECT_EQ(members.ready(), (Ids{1, 3}));
+    members.leave(1);
+    EXPECT_EQ(members.ready(), Ids{3});
+    EXPECT_EQ(members.leaving(), Ids{1});
+    members.leave(3);
+    EXPECT_EQ(members.ready(), (Ids{1, 3}));
+    EXPECT_EQ(members.leaving(), Ids{});
+  });
+}
+
+TEST_F(MembersTest, TellsManyThatComeAtOnceInFewMessages) {
+  run([&](Members& members) {
+    constexpr std::size_t count = 50;
+    std::size_t told = 0;
+    std::vector<std::unique_ptr<Channel>> channels(count);
+    std::vector<std::unique_ptr<Thread>> threads;
+    for (std::unique_ptr<Channel>& channel : channels) {
+      threads.push_back(sim.spawn("executor", [&] {
+        channel = connect(members);
+        channel->send(encode_message(hello()));
+        EXPECT_EQ(decode_message<Welcome>(*channel->receive()).refusal, "");
+        for (std::size_t known = 0; known < count; ++told) {
+          known += decode_message<Peers>(*channel->receive()).come.size();
+        }
+      }));
+    }
+    for (const auto& thread : threads) thread->join();
+    EXPECT_LT(told, count * count / 2);
+  });
+}
+
 TEST_F(MembersTest, KeepsWhoGivesSignsOfLife) {
   run([&](Members& members) {
     const auto executor = join(members);

@@ -64,16 +64,16 @@ struct Welcome {
   std::uint64_t epoch = 0;
 };
 
-/// Where the executors are, whenever that changes. Connections to others are given up.
+/// Who has come, and where it is, and who is gone since the last one. To one that has come: all that there are.
+/// Connections to those that are gone are given up.
 struct Peers {
   static constexpr std::uint8_t kind = 3;
   struct Peer {
     ExecutorId id = 0;
     std::string address;
   };
-  /// Those with a smaller one are out of date.
-  std::uint64_t version = 0;
-  std::vector<Peer> peers;
+  std::vector<Peer> come;
+  std::vector<ExecutorId> gone;
 };
 
 /// Where the map partitions of a shuffle are.

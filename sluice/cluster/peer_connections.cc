@@ -75,12 +75,10 @@ void PeerConnections::stop() {
   threads_.join();
 }
 
-void PeerConnections::set_peers(Peers peers) {
+void PeerConnections::change_peers(Peers changes) {
   const std::lock_guard lock(mutex_);
-  if (peers.version < peers_version_) return;
-  peers_version_ = peers.version;
-  peers_.clear();
-  for (Peers::Peer& peer : peers.peers) peers_[peer.id] = std::move(peer.address);
+  for (Peers::Peer& peer : changes.come) peers_[peer.id] = std::move(peer.address);
+  for (const ExecutorId id : changes.gone) peers_.erase(id);
   changed_->notify_all();
   for (const auto& [id, link] : links_) {
     if (!peers_.contains(id) && link->channel != nullptr) link->channel->close();

@@ -36,8 +36,8 @@ class PeerConnections {
   Address listen(const Address& address);
   /// From now on others are answered.
   void start(ExecutorId own);
-  /// Connections to those that are not there any more are given up.
-  void set_peers(Peers peers);
+  /// Connections to those that are gone are given up.
+  void change_peers(Peers changes);
 
   /// Those that can be asked, in the order of their ids: of other hosts, if there are any.
   std::vector<ExecutorId> others();
@@ -82,7 +82,6 @@ class PeerConnections {
   std::mutex mutex_;
   std::unique_ptr<Condition> changed_;
   bool closed_ = false;
-  std::uint64_t peers_version_ = 0;
   std::map<ExecutorId, std::string> peers_;
   std::map<ExecutorId, LinkPtr> links_;
   std::list<std::shared_ptr<Served>> served_;

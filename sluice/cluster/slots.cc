@@ -234,6 +234,9 @@ bool Slots::lacks_copy(const Slot& at, const std::vector<ExecutorId>& ids,
                        const std::vector<ExecutorId>& leaving) const {
   if (at.is_lost || at.must_promote || at.states.empty()) return false;
   if (at.copy != 0 && !contains(ids, at.copy) && !contains(leaving, at.copy)) return false;  // it is being lost
+  // As usual: then all the others need not be looked at, for each slot.
+  const bool has_copy = contains(ids, at.copy) && members_.host(at.copy) != members_.host(at.owner);
+  if (has_copy) return false;
   const std::vector<ExecutorId> others = for_copies(ids, at.owner);
   if (contains(leaving, at.owner)) return !contains(ids, at.copy) && !ids.empty();
   // One on the owner's host is moved when there is another host.
