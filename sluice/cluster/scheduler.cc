@@ -207,7 +207,8 @@ void ClusterScheduler::blame(const std::vector<ExecutorId>& failed_at, ExecutorI
 // is given.
 void ClusterScheduler::give_up_lost(const std::vector<TaskProgram>& tasks, std::uint64_t job, Round& round) {
   const std::lock_guard lock(mutex_);
-  const unsigned losses = ++losses_[job];
+  Losses& of_job = losses_[job];
+  const unsigned losses = round.has_lost_executor ? ++of_job.executors : ++of_job.output;
   if (losses < options_.task_tries) return;
   for (std::size_t i = 0; i < tasks.size(); ++i) {
     TaskOutcome& outcome = round.outcomes[i];
@@ -514,9 +515,8 @@ void ClusterScheduler::on_message(ExecutorId executor, std::string_view bytes) {
   if (ticket == tickets_.end() || ticket->second.given.executor != executor) return;
   if (outcome.lost.has_value()) block_places_.erase(*outcome.lost);
   if (message.place == ticket->second.given.block_copy) ticket->second.given.block_copy = 0;
-  Round& round = *ticket->second.round;
-  round.has_lost_output = round.has_lost_output || has_lost_output;
-  ended(message.ticket, std::move(outcome));
+  const std::shared_ptr<Round> round = ticket->second.round;
+  if (ended(message.ticket, std::move(outcome)) && has_lost_output) round->has_lost_output = true;
   changed_->notify_all();
 }
 

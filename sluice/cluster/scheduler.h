@@ -162,8 +162,12 @@ class ClusterScheduler final : public TaskRunner {
   bool lacks_copies_ = false;
   std::size_t reserved_cores_ = 0;
   std::uint32_t lost_executors_ = 0;
-  /// How often executors were lost under a job.
-  std::map<std::uint64_t, unsigned> losses_;
+  /// How often executors, or shuffle output that was there, were lost under a job.
+  struct Losses {
+    unsigned executors = 0;
+    unsigned output = 0;
+  };
+  std::map<std::uint64_t, Losses> losses_;
   Forget forget_;
 
   std::atomic<std::uint64_t> tasks_{0};
