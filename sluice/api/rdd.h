@@ -115,7 +115,8 @@ struct AsLine {
 
 /// Identifies what a function of `foreach_partition` writes. A task that is tried again, and a batch that runs again
 /// after a restart, has the same records under the same job, batch and partition; so a write by these three as a key,
-/// or as a file's name, is idempotent. `attempt` tells tries apart, for what must not collide while it is not finished.
+/// or as a file's name, is idempotent. `attempt` tells tries apart, for what must not collide while it is not finished;
+/// that of a second one at the same time (speculation) is from 2^31 on.
 struct PartitionId {
   /// As given to foreach_partition.
   std::string job;

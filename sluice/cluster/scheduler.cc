@@ -12,6 +12,8 @@ namespace {
 
 /// How often a flag that wakes nobody is looked at.
 constexpr Duration look_again = std::chrono::milliseconds(10);
+/// Set in the number of an attempt that runs beside another one.
+constexpr std::uint32_t second_attempt = 1U << 31;
 /// So many times a task may fail on an executor and succeed on another before that one is given up.
 constexpr unsigned blame_max = 3;
 
@@ -405,7 +407,8 @@ void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage,
     message.task = task;
     message.batch = stage.batch;
     // One that a lost executor may still be at has another number: what writes files under it does not meet.
-    message.attempt = 2 * (lost_executors_ * options_.task_tries + round->attempt) + one.running;
+    message.attempt = lost_executors_ * options_.task_tries + round->attempt;
+    if (one.running > 0) message.attempt |= second_attempt;
     tickets_[message.ticket] = {round, task, round->attempt, {executor, message.copy_at, message.block_copy_at}};
     ++loads_[executor];
     if (one.running++ == 0) {
