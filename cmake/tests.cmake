@@ -115,7 +115,7 @@ foreach(source IN LISTS targets)
   file(GLOB seeds ${PROJECT_SOURCE_DIR}/tests/fuzz/corpus/${corpus}/*)
   if(NOT SLUICE_SANITIZE MATCHES "fuzzer")
     add_test(NAME fuzz.${corpus} COMMAND ${name} ${seeds})
-    set_tests_properties(fuzz.${corpus} PROPERTIES LABELS fast TIMEOUT 60)
+    set_tests_properties(fuzz.${corpus} PROPERTIES LABELS fast TIMEOUT 300)
   endif()
 endforeach()
 
