@@ -94,7 +94,7 @@ std::FILE* open_copied(OutputStream stream, const Copy& copy, int buffering) {
 
 }  // namespace
 
-void copy_output(Copy copy) {
+void copy_output(const Copy& copy) {
   std::FILE* const out = open_copied(OutputStream::standard_output, copy, _IOLBF);
   std::FILE* const error = open_copied(OutputStream::standard_error, copy, _IONBF);
   std::fflush(stdout);

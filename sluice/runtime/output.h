@@ -33,6 +33,6 @@ enum class OutputStream { standard_output, standard_error };
 ///
 /// `copy` is called on the thread that prints, under the stream's lock: it must not print, nor wait, nor throw.
 /// Call once, before there are other threads. Errors: SLU-413.
-void copy_output(std::function<void(OutputStream, std::string_view)> copy);
+void copy_output(const std::function<void(OutputStream, std::string_view)>& copy);
 
 }  // namespace sluice

@@ -93,7 +93,7 @@ std::string ReceiverInput::choose(Engine& engine, Time time, InputInfo& told) {
       held_.push_back({time, block.origin, 0});
     }
     held_.back().bytes += block.bytes;
-    at_hand_.emplace(block.number, AtHand{time, std::move(block)});
+    at_hand_.emplace(chosen_.back(), AtHand{time, std::move(block)});
   }
   told.blocks += chosen_.size();
   const std::int64_t lost = engine.accumulated(lost_counter_);
