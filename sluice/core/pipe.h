@@ -9,6 +9,7 @@
 //  P4. One thread runs a task; pipes need no locks.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -32,6 +33,11 @@ struct OperatorInfo {
   bool named = false;
   /// Names it had in earlier versions of the program.
   std::vector<std::string> aliases{};
+
+  /// It has that name, or had it.
+  bool is_called(const std::string& name_or_alias) const {
+    return name == name_or_alias || std::find(aliases.begin(), aliases.end(), name_or_alias) != aliases.end();
+  }
 };
 
 /// Bytes of records that fit a chunk buffer: small enough to stay in the first-level cache with its neighbours.

@@ -39,6 +39,10 @@ void rethrow_at_record(const OpenAt& at, std::uint64_t record) {
   }
 }
 
+void fail_at(const OperatorInfo& info, Code code, std::string why) {
+  throw Error(code, {.why = std::move(why), .operation = info.name, .where = info.where});
+}
+
 void rethrow_at(const OperatorInfo& info) {
   try {
     throw;

@@ -123,6 +123,8 @@ bool state_has_batch(const OpenAt& at, std::int64_t version);
 /// The exception being handled again; a sluice::Error that names no operation gets this one and its place. Not so
 /// cancellations. Call inside `catch`.
 [[noreturn]] void rethrow_at(const OperatorInfo& info);
+/// An error of that operator.
+[[noreturn]] void fail_at(const OperatorInfo& info, Code code, std::string why);
 
 /// Makes records out of nothing: blocks, files, a collection.
 class Source {

@@ -12,10 +12,6 @@ namespace {
 
 constexpr std::size_t buffer_bytes = 256 << 10;
 
-[[noreturn]] void fail(Code code, const OpenAt& at, const std::string& why) {
-  throw Error(code, {.why = why, .operation = at.info.name, .where = at.info.where});
-}
-
 /// Bytes one after the other.
 class ByteReader {
  public:
@@ -48,7 +44,7 @@ class GzipReader : public ByteReader {
  public:
   GzipReader(File& file, std::uint64_t size, const OpenAt& at, const std::string& path)
       : plain_(file, 0, size), at_(at), path_(path), input_(buffer_bytes) {
-    if (inflateInit2(&stream_, 15 + 16) != Z_OK) fail(Code::io_failed, at_, "zlib could not be set up");
+    if (inflateInit2(&stream_, 15 + 16) != Z_OK) fail_at(at_.info, Code::io_failed, "zlib could not be set up");
   }
   ~GzipReader() override { inflateEnd(&stream_); }
 
@@ -60,7 +56,7 @@ class GzipReader : public ByteReader {
         stream_.next_in = reinterpret_cast<Bytef*>(input_.data());
         stream_.avail_in = static_cast<uInt>(plain_.read(input_));
         if (stream_.avail_in == 0) {
-          if (in_member_) fail(Code::truncated_data, at_, path_ + ": the compressed data end too early");
+          if (in_member_) fail_at(at_.info, Code::truncated_data, path_ + ": the compressed data end too early");
           return 0;
         }
       }
@@ -74,7 +70,7 @@ class GzipReader : public ByteReader {
         member_ended_ = true;
         in_member_ = false;
       } else if (result != Z_OK && result != Z_BUF_ERROR) {
-        fail(Code::corrupt_data, at_, path_ + ": " + (stream_.msg != nullptr ? stream_.msg : "not gzip data"));
+        fail_at(at_.info, Code::corrupt_data, path_ + ": " + (stream_.msg != nullptr ? stream_.msg : "not gzip data"));
       }
     }
     return into.size() - stream_.avail_out;
@@ -94,7 +90,7 @@ class ZstdReader : public ByteReader {
  public:
   ZstdReader(File& file, std::uint64_t size, const OpenAt& at, const std::string& path)
       : plain_(file, 0, size), at_(at), path_(path), input_(buffer_bytes), stream_(ZSTD_createDStream()) {
-    if (stream_ == nullptr) fail(Code::io_failed, at_, "zstd could not be set up");
+    if (stream_ == nullptr) fail_at(at_.info, Code::io_failed, "zstd could not be set up");
   }
   ~ZstdReader() override { ZSTD_freeDStream(stream_); }
 
@@ -105,12 +101,12 @@ class ZstdReader : public ByteReader {
       if (pending_.pos == pending_.size) {
         pending_ = {input_.data(), plain_.read(input_), 0};
         if (pending_.size == 0) {
-          if (in_frame_) fail(Code::truncated_data, at_, path_ + ": the compressed data end too early");
+          if (in_frame_) fail_at(at_.info, Code::truncated_data, path_ + ": the compressed data end too early");
           return 0;
         }
       }
       const std::size_t result = ZSTD_decompressStream(stream_, &output, &pending_);
-      if (ZSTD_isError(result) != 0) fail(Code::corrupt_data, at_, path_ + ": " + ZSTD_getErrorName(result));
+      if (ZSTD_isError(result) != 0) fail_at(at_.info, Code::corrupt_data, path_ + ": " + ZSTD_getErrorName(result));
       in_frame_ = result != 0;
     }
     return output.pos;
@@ -259,14 +255,14 @@ bool is_compressed(std::string_view path) { return ends_with(path, ".gz") || end
 void read_text_range(const OpenAt& at, const TextRange& range, const TextReadOptions& options, Pipe& out) {
   FileSystem& files = at.task.environment().runtime.files();
   const std::unique_ptr<File> file = files.open(range.path);
-  if (file == nullptr) fail(Code::not_readable, at, range.path + ": no such file");
+  if (file == nullptr) fail_at(at.info, Code::not_readable, range.path + ": no such file");
   const FileInfo info = file->info();
   const bool size_known = range.size != ~std::uint64_t{0};
   if (size_known && info.size_bytes < range.size) {
-    fail(Code::file_changed, at, range.path + ": is shorter than when it was chosen");
+    fail_at(at.info, Code::file_changed, range.path + ": is shorter than when it was chosen");
   }
   if (range.inode != 0 && (info.inode != range.inode || info.device != range.device || info.birth != range.birth)) {
-    fail(Code::file_changed, at, range.path + ": is another file than the one that was chosen");
+    fail_at(at.info, Code::file_changed, range.path + ": is another file than the one that was chosen");
   }
   if (ends_with(range.path, ".gz")) {
     GzipReader reader(*file, range.size, at, range.path);
@@ -286,7 +282,7 @@ void read_text_range(const OpenAt& at, const TextRange& range, const TextReadOpt
   PlainReader reader(*file, range.begin, range.size);
   read_lines(at, reader, range.begin, range.end, skipping, options, out);
   if (size_known && reader.offset() < range.size && file->info().size_bytes < range.size) {
-    fail(Code::file_changed, at, range.path + ": was cut while it was read");
+    fail_at(at.info, Code::file_changed, range.path + ": was cut while it was read");
   }
 }
 

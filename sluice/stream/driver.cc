@@ -393,15 +393,13 @@ void Driver::run() {
 
 // When executors have lost state it is taken from the checkpoint, as after a restart.
 void Driver::run_stream() {
-  bool restores = false;
-  for (;;) {
+  for (bool is_again = false;; is_again = true) {
     try {
-      return run_batches(restores ? restore() : run_missed(recover()));
+      return run_batches(is_again ? restore() : run_missed(recover()));
     } catch (const Error& error) {
       if (!is_lost_state(std::current_exception()) || ++restores_ > restores_max) throw;
       std::fprintf(stderr, "sluice: %s\n", error.what());
     }
-    restores = true;
   }
 }
 

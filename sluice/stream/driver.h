@@ -196,9 +196,6 @@ struct DriverOptions {
 
 enum class StreamState { initialized, active, stopped };
 
-/// Now, or in an earlier version of the program.
-bool has_name(const OperatorInfo& info, const std::string& name);
-
 class Driver {
  public:
   Driver(std::shared_ptr<Engine> engine, DriverOptions options);
@@ -282,6 +279,7 @@ class Driver {
   void find_states_elsewhere();
   void close_large_states();
   std::map<std::string, StreamNodePtr> kept_streams() const;
+  bool can_make_kept_again() const;
   bool load_kept_alone();
   void regroup_kept();
   void load_kept(const std::map<std::string, StreamNodePtr>& kept, const Manifest& manifest,

@@ -1,6 +1,7 @@
 // Driver: the state that a stream begins with: that of a checkpoint, or what executors have kept.
 #include <algorithm>
 #include <cstdio>
+#include <set>
 
 #include "sluice/runtime/kill_point.h"
 #include "sluice/stream/driver.h"
@@ -12,24 +13,14 @@ namespace {
 // How often state is loaded when executors end under it.
 constexpr int load_tries = 10;
 
-[[noreturn]] void fail(Code code, const OperatorInfo& info, std::string why) {
-  throw Error(code, {.why = std::move(why), .operation = info.name, .where = info.where});
-}
-
-}  // namespace
-
-bool has_name(const OperatorInfo& info, const std::string& name) {
-  return info.name == name || std::find(info.aliases.begin(), info.aliases.end(), name) != info.aliases.end();
-}
-
-namespace {
 // The batch whose outcome an operator's state in a checkpoint is.
 std::int64_t version_of(const Manifest& manifest, const StreamNode& stream) {
   for (const CheckpointOperator& saved : manifest.operators) {
-    if (saved.schema.kind != kept_kind && has_name(*stream.info, saved.name)) return saved.batch;
+    if (saved.schema.kind != kept_kind && stream.info->is_called(saved.name)) return saved.batch;
   }
   return 0;
 }
+
 }  // namespace
 
 // What the stream's state begins with; nullptr: with nothing.
@@ -37,7 +28,7 @@ const CheckpointOperator* Driver::taken_up(const Manifest& manifest, const Strea
   for (const CheckpointOperator& saved : manifest.operators) {
     const auto& drop = options_.drop_state;
     const bool is_dropped = std::find(drop.begin(), drop.end(), saved.name) != drop.end();
-    if (!is_dropped && saved.schema.kind != kept_kind && has_name(*stream.info, saved.name)) return &saved;
+    if (!is_dropped && saved.schema.kind != kept_kind && stream.info->is_called(saved.name)) return &saved;
   }
   return nullptr;
 }
@@ -83,7 +74,7 @@ void Driver::find_states_elsewhere() {
   for (const StreamNodePtr& stream : streams_) {
     if (!stream->state) continue;
     if (stream->state->large != nullptr) {
-      fail(Code::no_state_backend, *stream->info, "on a cluster it is kept in memory: leave out .state(...)");
+      fail_at(*stream->info, Code::no_state_backend, "on a cluster it is kept in memory: leave out .state(...)");
     }
     for (std::size_t p = 0; p < stream->state->partitions; ++p) {
       if (engine_->states().find(stream->state->operation, p) != nullptr) continue;
@@ -113,12 +104,19 @@ std::string Driver::application() const {
   return text;
 }
 
-namespace {
-bool comes_of_state(const StreamNode& stream) {
-  return stream.state.has_value() || std::any_of(stream.parents.begin(), stream.parents.end(),
-                                                 [](const auto& parent) { return comes_of_state(*parent); });
+// Past RDDs of windows are made by running batches again. Not where that would ask for the state of a past batch.
+bool Driver::can_make_kept_again() const {
+  std::set<const StreamNode*> of_state;  // parents come first
+  return std::none_of(streams_.begin(), streams_.end(), [&](const StreamNodePtr& stream) {
+    const auto& parents = stream->parents;
+    const bool comes_of_state =
+        stream->state.has_value() || std::any_of(parents.begin(), parents.end(), [&](const StreamNodePtr& parent) {
+          return of_state.contains(parent.get());
+        });
+    if (comes_of_state) of_state.insert(stream.get());
+    return comes_of_state && !stream->kept_as.empty();
+  });
 }
-}  // namespace
 
 std::map<std::string, StreamNodePtr> Driver::kept_streams() const {
   std::map<std::string, StreamNodePtr> kept;
@@ -162,11 +160,7 @@ bool Driver::take_up_state() {
   if (!records() || !engine_->runner().has_state_elsewhere()) return false;
   const auto& manifest = directory_->manifest();
   TaskRunner::WantedStates wanted{.epoch = directory_->journal_content().epoch, .batch = {}, .states = {}};
-  // Past RDDs of windows are made by running batches again, which must not ask for state.
-  const bool can_make_kept = std::none_of(streams_.begin(), streams_.end(), [](const StreamNodePtr& stream) {
-    return !stream->kept_as.empty() && comes_of_state(*stream);
-  });
-  if (manifest.has_value() && can_make_kept && options_.drop_state.empty()) {
+  if (manifest.has_value() && can_make_kept_again() && options_.drop_state.empty()) {
     const auto& batches = directory_->journal_content().batches;
     Time complete = manifest->time;
     for (auto it = batches.upper_bound(complete); it != batches.end() && it->second.complete; ++it)
@@ -239,7 +233,7 @@ void Driver::try_to_load_state(CheckpointDirectory& from) {
         continue;
       }
       for (const StreamNodePtr& stream : with_state) {
-        if (saved.schema.kind == kept_kind || !has_name(*stream->info, saved.name)) continue;
+        if (saved.schema.kind == kept_kind || !stream->info->is_called(saved.name)) continue;
         by_name.emplace(saved.name, stream);
         whole_base_ = whole_base_ || stream->info->name != saved.name || stream->state->schema != saved.schema ||
                       stream->state->partitions != saved.partitions;
@@ -287,8 +281,8 @@ void Driver::load_kept(const std::map<std::string, StreamNodePtr>& kept, const M
   const Time time{Duration(block.batch)};
   if (time <= manifest.time - stream.keep) return;
   if (from.schema.value != stream.type->schema()) {
-    fail(Code::state_does_not_fit, *stream.info,
-         "the checkpoint has records of " + from.schema.value + ", the program of " + stream.type->schema());
+    fail_at(*stream.info, Code::state_does_not_fit,
+            "the checkpoint has records of " + from.schema.value + ", the program of " + stream.type->schema());
   }
   Decoder in(block.bytes);
   const std::uint32_t partitions = in.u32();

@@ -10,13 +10,6 @@
 #include "sluice/stream/owed.h"
 
 namespace sluice::detail {
-namespace {
-
-[[noreturn]] void fail(Code code, const OperatorInfo& info, std::string why) {
-  throw Error(code, {.why = std::move(why), .operation = info.name, .where = info.where});
-}
-
-}  // namespace
 
 // ---- Identities
 
@@ -29,9 +22,9 @@ void Driver::set_identities() {
     const auto [place, is_new] = seen.emplace(identity, &info);
     if (is_new || place->second == &info) return;
     const OperatorInfo& other = *place->second;
-    fail(Code::name_not_unique, info,
-         "\"" + identity + "\" is also what " + other.where.file_name() + ":" + std::to_string(other.where.line()) +
-             " declares");
+    fail_at(info, Code::name_not_unique,
+            "\"" + identity + "\" is also what " + other.where.file_name() + ":" + std::to_string(other.where.line()) +
+                " declares");
   };
   for (std::size_t i = 0; i < streams_.size(); ++i) {
     StreamNode& stream = *streams_[i];
@@ -41,7 +34,7 @@ void Driver::set_identities() {
       stream.info->named = true;
     }
     if (stream.state) {
-      if (!stream.info->named) fail(Code::operator_not_named, *stream.info, "its state is kept in checkpoints");
+      if (!stream.info->named) fail_at(*stream.info, Code::operator_not_named, "its state is kept in checkpoints");
       once("state " + stream.info->name, *stream.info);
     }
     if (stream.kept_as.empty()) continue;
@@ -54,8 +47,8 @@ void Driver::set_identities() {
       if (reaches && child->info->named) stream.kept_as = child->info->name + " (input)";
     }
     if (stream.kept_as.empty()) {
-      fail(Code::operator_not_named, *stream.info,
-           "a window holds its records over several batches, and has no name either");
+      fail_at(*stream.info, Code::operator_not_named,
+              "a window holds its records over several batches, and has no name either");
     }
     once("kept " + stream.kept_as, *stream.info);
   }
@@ -134,7 +127,7 @@ void Driver::check_bindings(const Manifest& manifest, const JournalContent& jour
     const StreamNode* found = nullptr;
     for (const StreamNodePtr& stream : streams_) {
       const bool kept = saved.schema.kind == kept_kind;
-      if (kept ? stream->kept_as == saved.name : stream->state && has_name(*stream->info, saved.name)) {
+      if (kept ? stream->kept_as == saved.name : stream->state && stream->info->is_called(saved.name)) {
         found = stream.get();
       }
     }
@@ -146,15 +139,15 @@ void Driver::check_bindings(const Manifest& manifest, const JournalContent& jour
     }
     if (found->state && saved.schema.kind != kept_kind && !found->state->fits(saved.schema)) {
       const StateSchema& now = found->state->schema;
-      fail(Code::state_does_not_fit, *found->info,
-           "the checkpoint has " + saved.schema.kind + " of " + saved.schema.key + " to " + saved.schema.value +
-               ", the program " + now.kind + " of " + now.key + " to " + now.value);
+      fail_at(*found->info, Code::state_does_not_fit,
+              "the checkpoint has " + saved.schema.kind + " of " + saved.schema.key + " to " + saved.schema.value +
+                  ", the program " + now.kind + " of " + now.key + " to " + now.value);
     }
     const auto index = static_cast<std::size_t>(&saved - manifest.operators.data());
     if (found->state && found->state->large == nullptr && found->state->read_large == nullptr &&
         snapshot_of(manifest, index) != nullptr) {
-      fail(Code::state_does_not_fit, *found->info,
-           "it lies in RocksDB: say .state(sluice::rocksdb), or .state(sluice::in_memory) to bring it into memory");
+      fail_at(*found->info, Code::state_does_not_fit,
+              "it lies in RocksDB: say .state(sluice::rocksdb), or .state(sluice::in_memory) to bring it into memory");
     }
   }
   const bool unfinished = !journal.batches.empty() && journal.batches.rbegin()->first > manifest.time;
@@ -180,9 +173,9 @@ void Driver::check_bindings(const Manifest& manifest, const JournalContent& jour
     const bool divides = manifest.interval % slide == Duration{};
     const bool multiple = slide % manifest.interval == Duration{} && stream->state && stream->slide == slide;
     if (!divides && !multiple) {
-      fail(Code::other_checkpoint, *stream->info,
-           "the batch interval was " + to_string(manifest.interval) + ", and the batches in this window do not fit " +
-               to_string(options_.interval));
+      fail_at(*stream->info, Code::other_checkpoint,
+              "the batch interval was " + to_string(manifest.interval) +
+                  ", and the batches in this window do not fit " + to_string(options_.interval));
     }
   }
 }
@@ -206,7 +199,7 @@ std::string Driver::report_bindings() const {
     if (!stream->state) continue;
     std::string from = "nothing: begins empty";
     for (const CheckpointOperator& saved : manifest->operators) {
-      if (saved.schema.kind == kept_kind || !has_name(*stream->info, saved.name)) continue;
+      if (saved.schema.kind == kept_kind || !stream->info->is_called(saved.name)) continue;
       bound.insert(saved.name);
       const bool dropped =
           std::find(options_.drop_state.begin(), options_.drop_state.end(), saved.name) != options_.drop_state.end();
@@ -501,8 +494,8 @@ void Driver::deliver_owed() {
     const OwedRecords records = OwedRecords::read(files, path);
     const TypeOps& type = *output->stream->type;
     if (records.schema() != type.schema()) {
-      fail(Code::state_does_not_fit, *output->info,
-           "it owes records of " + records.schema() + ", and has records of " + type.schema());
+      fail_at(*output->info, Code::state_does_not_fit,
+              "it owes records of " + records.schema() + ", and has records of " + type.schema());
     }
     std::vector<Shipped<Source>> sources;
     for (RestedPtr& rested : records.partitions(type)) {
