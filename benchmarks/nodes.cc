@@ -53,11 +53,7 @@ class Nodes {
  public:
   Nodes(std::size_t count, const std::string& certificates) {
     const std::string driver = free_address();
-    // They come when the driver listens; one that comes too early would end.
-    std::thread starts([&] {
-      std::this_thread::sleep_for(300ms);
-      process_ = sluice::spawn_self({"--nodes", std::to_string(count), driver, certificates});
-    });
+    process_ = sluice::spawn_self({"--nodes", std::to_string(count), driver, certificates});
     joined = cost_of([&] {
       context_ =
           std::make_unique<sluice::Context>(sluice::ContextOptions{.app = "bench",
@@ -67,8 +63,6 @@ class Nodes {
                                                                    .listen = driver,
                                                                    .certs = certificates});
     });
-    joined.wall -= 0.3;
-    starts.join();
   }
   ~Nodes() {
     context_.reset();
@@ -134,7 +128,16 @@ void run_nodes(const std::string& count, const std::string& driver, const std::s
     threads.emplace_back([&, i] {
       sluice::detail::ExecutorOptions options{.driver = driver, .token = network.token, .listen = "127.0.0.1:0"};
       options.host = "host-" + std::to_string(i);
-      sluice::detail::Executor(runtime, *network.transport, options).run();
+      // One that comes before the driver listens comes again.
+      for (bool has_come = false; !has_come;) {
+        try {
+          sluice::detail::Executor(runtime, *network.transport, options).run();
+          has_come = true;
+        } catch (const sluice::Error& error) {
+          if (error.code() != sluice::Code::network_failed) throw;
+          runtime.wait_for(10ms);
+        }
+      }
     });
   }
   for (std::thread& thread : threads) thread.join();
