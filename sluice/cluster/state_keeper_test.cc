@@ -93,6 +93,14 @@ class StateKeeperTest : public ::testing::Test {
     request.frozen = frozen;
     return keeper.handle(request);
   }
+  /// A third one begins a copy of all that `from` has after the batch.
+  static void copy_all(StateKeeper& from, StateKeeper& to, std::int64_t batch) {
+    StateRequest request;
+    request.operation = operation;
+    request.batch = batch;
+    request.maker = encoded(maker());
+    to.take(from.whole(request), [] { return true; });
+  }
   static std::vector<std::int64_t> batches_of(const StateReply& reply) {
     std::vector<std::int64_t> batches;
     for (const StateBlock& block : reply.blocks) batches.push_back(block.batch);
@@ -194,11 +202,7 @@ TEST_F(StateKeeperTest, AThirdOneGetsAllOfItAndRolesChange) {
   StateKeeper third;
   run(owner, copy, 10, true);
   run(owner, copy, 20);
-  StateRequest request;
-  request.operation = operation;
-  request.batch = 20;
-  request.maker = encoded(maker());
-  third.take(owner.whole(request), [] { return true; });
+  copy_all(owner, third, 20);
   EXPECT_EQ(ask(third, What::promote, 20).error, "");
   EXPECT_EQ(ask(owner, What::demote, 20).error, "");
   EXPECT_EQ(ask(owner, What::demote, 20).error, "") << "it has done so already";
@@ -231,11 +235,7 @@ TEST_F(StateKeeperTest, WhatIsKeptForTheNextDriverIsAsOfTheBatchThatItAsksFor) {
   EXPECT_EQ(ask(copy, What::take_up, 20).error, "");
   EXPECT_EQ(state(copy).batches, (Batches{10, 20}));
   StateKeeper next;
-  StateRequest request;
-  request.operation = operation;
-  request.batch = 20;
-  request.maker = encoded(maker());
-  next.take(copy.whole(request), [] { return true; });
+  copy_all(copy, next, 20);
   run(copy, next, 30);
   ask(next, What::promote, 30);
   EXPECT_EQ(state(next).batches, (Batches{10, 20, 30}));

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "sluice/runtime/runtime.h"
+#include "sluice/testkit/forwarding_runtime.h"
 
 namespace sluice::testing {
 
@@ -114,23 +115,12 @@ class FaultyFileSystem : public FileSystem {
 };
 
 /// `base` with other files: what an engine is given to run on a FaultyFileSystem. Both must outlive it.
-class FaultyRuntime : public Runtime {
+class FaultyRuntime : public ForwardingRuntime {
  public:
-  FaultyRuntime(Runtime& base, FaultyFileSystem& files) : base_(base), files_(files) {}
-
-  Clock& clock() override { return base_.clock(); }
+  FaultyRuntime(Runtime& base, FaultyFileSystem& files) : ForwardingRuntime(base), files_(files) {}
   FileSystem& files() override { return files_; }
-  Transport& transport() override { return base_.transport(); }
-  std::unique_ptr<Thread> spawn(std::string name, std::function<void()> body) override {
-    return base_.spawn(std::move(name), std::move(body));
-  }
-  std::unique_ptr<Condition> condition() override { return base_.condition(); }
-  std::unique_ptr<Executors> executors(std::size_t cores) override { return base_.executors(cores); }
-  std::uint64_t random_seed() override { return base_.random_seed(); }
-  std::uint64_t process() const override { return base_.process(); }
 
  private:
-  Runtime& base_;
   FaultyFileSystem& files_;
 };
 

@@ -21,6 +21,7 @@
 #include "sluice/cluster/scheduler.h"
 #include "sluice/runtime/process.h"
 #include "sluice/sluice.h"
+#include "sluice/testkit/forwarding_runtime.h"
 #include "sluice/testkit/simulation.h"
 #include "sluice/testkit/testing.h"
 
@@ -172,22 +173,12 @@ class CountedTransport : public Transport {
   std::string driver_;
 };
 
-class CountedRuntime : public Runtime {
+class CountedRuntime : public ForwardingRuntime {
  public:
-  CountedRuntime(Runtime& inner, Traffic& traffic) : inner_(inner), transport_(inner.transport(), traffic) {}
-  Clock& clock() override { return inner_.clock(); }
-  FileSystem& files() override { return inner_.files(); }
+  CountedRuntime(Runtime& inner, Traffic& traffic) : ForwardingRuntime(inner), transport_(inner.transport(), traffic) {}
   CountedTransport& transport() override { return transport_; }
-  std::unique_ptr<Thread> spawn(std::string name, std::function<void()> body) override {
-    return inner_.spawn(std::move(name), std::move(body));
-  }
-  std::unique_ptr<Condition> condition() override { return inner_.condition(); }
-  std::unique_ptr<Executors> executors(std::size_t cores) override { return inner_.executors(cores); }
-  std::uint64_t random_seed() override { return inner_.random_seed(); }
-  std::uint64_t process() const override { return inner_.process(); }
 
  private:
-  Runtime& inner_;
   CountedTransport transport_;
 };
 

@@ -49,6 +49,19 @@ class Counting : public Receiver<std::pair<int, Number>> {
   bool slow_;
 };
 
+/// Calls body(sim, random, seed) in a simulation of each seed from 1 on, until one fails.
+template <class Body>
+void for_each_seed(std::uint64_t count, const Body& body) {
+  for (std::uint64_t seed = 1; seed <= count; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Random random(seed);
+    chance = &random;
+    Simulation sim(seed);
+    sim.run([&] { body(sim, random, seed); });
+    if (::testing::Test::HasFailure()) return;
+  }
+}
+
 std::uint64_t simulate(std::uint64_t seed) {
   Random random(seed * 31 + 7);
   chance = &random;
@@ -141,43 +154,39 @@ struct Places : StreamingListener {
 // RC-10. The preference is kept in mind: a receiver that had to go elsewhere is started on its host again when it has
 // to move and that one is back.
 TEST(ReceiversOnExecutorsSimulated, AReceiverRunsOnTheHostThatItPrefersWhileThereIsAFreeCore) {
-  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
-    SCOPED_TRACE("seed " + std::to_string(seed));
-    Random random(seed);
-    chance = &random;
-    Simulation sim(seed);
-    sim.run([&] {
-      StreamTestOptions options{.batch = 100ms, .partitions = 2, .cores = 1};
-      options.executors = 3;
-      options.runtime = &sim;
-      options.without_checkpoint = true;
-      StreamTest t(options);
-      const auto places = std::make_shared<Places>();
-      t.streaming().add_listener(places);
-      auto& members = dynamic_cast<sluice::detail::ClusterScheduler&>(t.context().engine()->runner()).members();
-      const std::string host = "host-" + std::to_string(seed % 3);
-      t.output(t.streaming().receiver_stream<std::pair<int, Number>>(
-          [] { return std::make_unique<Counting>(0, false); }, {.restart_delay = 10ms, .preferred_location = host}));
-      t.start();
-      const auto run_until_started = [&](std::size_t times) {
-        for (int i = 0; i < 50 && places->started.size() < times; ++i) t.run(1);
-        ASSERT_EQ(places->started.size(), times);
-      };
-      run_until_started(1);
-      EXPECT_TRUE(members.is_on(places->started[0], host));
-      // Its executor dies: there is none on that host for a moment.
-      t.kill_executor(seed % 3);
-      run_until_started(2);
-      ASSERT_TRUE(members.wait_for(3, 10s));
-      if (members.is_on(places->started[1], host)) return;  // the new one was there in time
-      for (std::size_t number = 0; number < 3; ++number) {
-        if (members.is_on(places->started[1], "host-" + std::to_string(number))) t.kill_executor(number);
-      }
-      run_until_started(3);
-      EXPECT_TRUE(members.is_on(places->started[2], host));
-    });
-    if (HasFailure()) return;
-  }
+  int went_elsewhere = 0;
+  for_each_seed(20, [&](Simulation& sim, Random&, std::uint64_t seed) {
+    StreamTestOptions options{.batch = 100ms, .partitions = 2, .cores = 1};
+    options.executors = 3;
+    options.runtime = &sim;
+    options.without_checkpoint = true;
+    StreamTest t(options);
+    const auto places = std::make_shared<Places>();
+    t.streaming().add_listener(places);
+    auto& members = dynamic_cast<sluice::detail::ClusterScheduler&>(t.context().engine()->runner()).members();
+    const std::string host = "host-" + std::to_string(seed % 3);
+    t.output(t.streaming().receiver_stream<std::pair<int, Number>>(
+        [] { return std::make_unique<Counting>(0, false); }, {.restart_delay = 10ms, .preferred_location = host}));
+    t.start();
+    const auto run_until_started = [&](std::size_t times) {
+      for (int i = 0; i < 50 && places->started.size() < times; ++i) t.run(1);
+      ASSERT_EQ(places->started.size(), times);
+    };
+    run_until_started(1);
+    EXPECT_TRUE(members.is_on(places->started[0], host));
+    // Its executor dies: there is none on that host for a moment.
+    t.kill_executor(seed % 3);
+    run_until_started(2);
+    ASSERT_TRUE(members.wait_for(3, 10s));
+    if (members.is_on(places->started[1], host)) return;  // the new one was there in time
+    ++went_elsewhere;
+    for (std::size_t number = 0; number < 3; ++number) {
+      if (members.is_on(places->started[1], "host-" + std::to_string(number))) t.kill_executor(number);
+    }
+    run_until_started(3);
+    EXPECT_TRUE(members.is_on(places->started[2], host));
+  });
+  EXPECT_GT(went_elsewhere, 0);
 }
 
 struct LostBlocks : StreamingListener {
@@ -190,43 +199,36 @@ struct LostBlocks : StreamingListener {
 TEST(ReceiversOnExecutorsSimulated, BlocksThatNobodyHasAnyMoreAreCounted) {
   const OutsideSetting one("SLUICE_BLOCK_COPIES", "1");
   std::uint64_t lost_in_all = 0;
-  for (std::uint64_t seed = 1; seed <= 50; ++seed) {
-    SCOPED_TRACE("seed " + std::to_string(seed));
-    Random random(seed);
-    chance = &random;
-    Simulation sim(seed);
-    sim.run([&] {
-      StreamTestOptions options{.batch = 100ms, .partitions = 2, .cores = 1};
-      options.executors = 2;
-      options.runtime = &sim;
-      options.block_interval = 50ms;
-      options.without_checkpoint = true;
-      StreamTest t(options);
-      const auto lost = std::make_shared<LostBlocks>();
-      t.streaming().add_listener(lost);
-      auto seen = t.output(t.streaming().receiver_stream<std::pair<int, Number>>(
-          [] { return std::make_unique<Counting>(0, false); }, {.restart_delay = 10ms}));
-      t.start();
-      for (int kills = 0; kills < 3; ++kills) {
-        t.run(3);
-        sim.wait_for(Duration(random.below(Duration(100ms).count())));
-        t.kill_executor(random.below(options.executors));
-      }
-      t.run(60);
-      std::vector<Number> got;
-      for (const auto& batch : seen.batches()) {
-        for (const auto& [stream, number] : batch.records) got.push_back(number);
-      }
-      ASSERT_TRUE(std::is_sorted(got.begin(), got.end()));
-      ASSERT_EQ(std::adjacent_find(got.begin(), got.end()), got.end()) << "seen twice";
-      // A block has from one to ten records.
-      const std::uint64_t missing = numbers - got.size();
-      EXPECT_GE(missing, lost->count);
-      EXPECT_LE(missing, 10 * lost->count);
-      lost_in_all += lost->count;
-    });
-    if (HasFailure()) return;
-  }
+  for_each_seed(50, [&](Simulation& sim, Random& random, std::uint64_t) {
+    StreamTestOptions options{.batch = 100ms, .partitions = 2, .cores = 1};
+    options.executors = 2;
+    options.runtime = &sim;
+    options.block_interval = 50ms;
+    options.without_checkpoint = true;
+    StreamTest t(options);
+    const auto lost = std::make_shared<LostBlocks>();
+    t.streaming().add_listener(lost);
+    auto seen = t.output(t.streaming().receiver_stream<std::pair<int, Number>>(
+        [] { return std::make_unique<Counting>(0, false); }, {.restart_delay = 10ms}));
+    t.start();
+    for (int kills = 0; kills < 3; ++kills) {
+      t.run(3);
+      sim.wait_for(Duration(random.below(Duration(100ms).count())));
+      t.kill_executor(random.below(options.executors));
+    }
+    t.run(60);
+    std::vector<Number> got;
+    for (const auto& batch : seen.batches()) {
+      for (const auto& [stream, number] : batch.records) got.push_back(number);
+    }
+    ASSERT_TRUE(std::is_sorted(got.begin(), got.end()));
+    ASSERT_EQ(std::adjacent_find(got.begin(), got.end()), got.end()) << "seen twice";
+    // A block has from one to ten records.
+    const std::uint64_t missing = numbers - got.size();
+    EXPECT_GE(missing, lost->count);
+    EXPECT_LE(missing, 10 * lost->count);
+    lost_in_all += lost->count;
+  });
   EXPECT_GT(lost_in_all, 20u);
 }
 
