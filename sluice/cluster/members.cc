@@ -50,8 +50,8 @@ void Members::stop() {
 
 void Members::set_application(const std::string& application, std::uint64_t epoch) {
   const std::lock_guard lock(mutex_);
-  options_.welcome.application = application;
-  options_.welcome.epoch = epoch;
+  application_ = application;
+  epoch_ = epoch;
 }
 
 // ---- They come
@@ -84,11 +84,7 @@ void Members::serve(const std::shared_ptr<Channel>& channel) {
 Members::ExecutorPtr Members::welcome(const std::shared_ptr<Channel>& channel) {
   const std::optional<Hello> hello = hear_hello(runtime_, *channel);
   if (!hello.has_value()) return nullptr;
-  Welcome answer;
-  {
-    const std::lock_guard lock(mutex_);
-    answer = options_.welcome;
-  }
+  Welcome answer = options_.welcome;
   answer.refusal = refusal_of(*hello, options_.token);
   if (answer.refusal.empty() && (hello->cores == 0 || hello->address.empty())) answer.refusal = "it is no executor";
   if (!answer.refusal.empty()) {
@@ -106,6 +102,8 @@ Members::ExecutorPtr Members::welcome(const std::shared_ptr<Channel>& channel) {
     const std::lock_guard lock(mutex_);
     if (stopping_) return nullptr;
     executor->id = ++last_id_;
+    answer.application = application_;
+    answer.epoch = epoch_;
     if (options_.on_come) options_.on_come(executor->id, executor->pid);
   }
   answer.id = executor->id;

@@ -129,10 +129,13 @@ class Members {
 
   Runtime& runtime_;
   const std::unique_ptr<Listener> listener_;
-  Options options_;
+  const Options options_;
   std::mutex mutex_;
   std::unique_ptr<Condition> changed_;
   bool stopping_ = false;
+  /// Of the stream that has begun, for those that come.
+  std::string application_;
+  std::uint64_t epoch_ = 0;
   ExecutorId last_id_ = 0;
   std::uint64_t last_request_ = 0;
   /// Of who comes and who goes: how many there were, how many of them executors have been told, and whether a thread is

@@ -8,7 +8,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -30,6 +32,13 @@ using ExecutorId = std::uint32_t;
 template <class T>
 bool contains(const std::vector<T>& all, const T& one) {
   return std::find(all.begin(), all.end(), one) != all.end();
+}
+
+/// The first of `ids` that has the smallest number in `counts` (none: 0); 0 when there is none.
+inline ExecutorId fewest(const std::vector<ExecutorId>& ids, std::map<ExecutorId, std::size_t>& counts) {
+  const auto found =
+      std::min_element(ids.begin(), ids.end(), [&counts](ExecutorId a, ExecutorId b) { return counts[a] < counts[b]; });
+  return found == ids.end() ? 0 : *found;
 }
 
 /// First message of who connects.
@@ -178,7 +187,7 @@ struct StateRequest {
   bool of_copy = false;
   std::vector<StateBlock> blocks;
   StateSchema written;
-  /// Shipped<StateMaker>.
+  /// Shipped<StateMaker>; of `resume` the application.
   std::string maker;
 };
 

@@ -53,19 +53,14 @@ std::unique_ptr<RunningService> ServicePlaces::start(std::uint64_t id, const Shi
 ExecutorId ServicePlaces::choose(const std::string& preferred_host) {
   std::map<ExecutorId, std::size_t> services;
   for (const auto& [other, running] : entries_) ++services[running->executor];
-  const auto fewest = [&services](const std::vector<ExecutorId>& ids) {
-    const auto found =
-        std::min_element(ids.begin(), ids.end(), [&](ExecutorId a, ExecutorId b) { return services[a] < services[b]; });
-    return found == ids.end() ? 0 : *found;
-  };
   const std::vector<ExecutorId> ids = members_.ready();
-  if (preferred_host.empty()) return fewest(ids);
+  if (preferred_host.empty()) return fewest(ids, services);
   std::vector<ExecutorId> preferred = ids;
   std::erase_if(preferred, [&](ExecutorId id) {
     return !members_.is_on(id, preferred_host) || services[id] >= members_.cores(id);
   });
-  if (!preferred.empty()) return fewest(preferred);
-  const ExecutorId elsewhere = fewest(ids);
+  if (!preferred.empty()) return fewest(preferred, services);
+  const ExecutorId elsewhere = fewest(ids, services);
   std::fprintf(stderr, "sluice: no executor on %s has a free core: a receiver that prefers it runs on executor %u\n",
                preferred_host.c_str(), elsewhere);
   return elsewhere;

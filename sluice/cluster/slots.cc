@@ -82,9 +82,6 @@ bool Slots::take_up(const TaskRunner::WantedStates& wanted, const std::map<Execu
     std::vector<ExecutorId> ids = who_has(wanted.states, p, kept);
     if (ids.empty()) return false;
     Slot& at = slots[p];
-    const auto fewest = [](const std::vector<ExecutorId>& of, std::map<ExecutorId, std::size_t>& counts) {
-      return *std::min_element(of.begin(), of.end(), [&](ExecutorId a, ExecutorId b) { return counts[a] < counts[b]; });
-    };
     at.owner = fewest(ids, owned);
     ++owned[at.owner];
     ids = for_copies(ids, at.owner);
@@ -262,9 +259,7 @@ bool Slots::make_copy() {
     number = static_cast<std::size_t>(lacking - slots_.begin());
     owner = lacking->owner;
     before = lacking->copy;
-    for (const ExecutorId id : for_copies(ids, owner)) {
-      if (target == 0 || kept[id] < kept[target]) target = id;
-    }
+    target = fewest(for_copies(ids, owner), kept);
     add_requests(*lacking, StateRequest::What::copy, owner, requests);
     for (auto& [executor, request] : requests) {
       request.number = target;
@@ -327,9 +322,7 @@ bool Slots::move_one() {
     if (moving == slots_.end()) return false;
     if (moving->states.empty()) {
       std::map<ExecutorId, std::size_t> owned = count(ids, &Slot::owner);
-      moving->owner = std::min_element(owned.begin(), owned.end(), [](const auto& a, const auto& b) {
-                        return a.second < b.second;
-                      })->first;
+      moving->owner = fewest(ids, owned);
       moving->copy = 0;
       return true;
     }
