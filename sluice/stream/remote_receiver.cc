@@ -152,7 +152,7 @@ class ReceiverService : public Service, public BlockTaker {
 class ReceiverServiceMaker : public ServiceMaker {
  public:
   ReceiverServiceMaker(Shipped<ReceiverProgram> program, ReceiverServiceOptions options, std::string position)
-      : program_(std::move(program)), options_(options), position_(std::move(position)) {}
+      : program_(std::move(program)), options_(std::move(options)), position_(std::move(position)) {}
   std::unique_ptr<Service> make(ServiceHost& host) const override {
     return std::make_unique<ReceiverService>(host, program_, options_, position_);
   }
