@@ -15,10 +15,12 @@
 namespace sluice::detail {
 namespace {
 
-/// X3. The driver gives up after 5 signs of life that did not come.
+/// X4. The driver gives up after 5 signs of life that did not come.
 constexpr int silence_max = 10;
 /// So long an answer of another executor may take, in times between signs of life: 10 s by default.
 constexpr int answer_beats_max = 50;
+/// So long shuffle output that is to come is waited for before who asks is told that it has not: long before that.
+constexpr int waiting_beats_max = 10;
 
 /// From the exception being handled.
 TaskDone failure() {
@@ -40,7 +42,7 @@ TaskDone failure() {
   return done;
 }
 
-/// Calls f(read, target, places) for each shuffle that the task reads. SLU-301 where the places are not told.
+/// Calls f(read, target, at) for each shuffle that the task reads. SLU-301 where it is not told where that lies.
 template <class F>
 void for_each_read(const TaskProgram& program, const std::vector<ShuffleAt>& reads, const F& f) {
   for (const TaskStep& step : program.steps) {
@@ -49,7 +51,7 @@ void for_each_read(const TaskProgram& program, const std::vector<ShuffleAt>& rea
     const auto at = std::find_if(reads.begin(), reads.end(),
                                  [read](const ShuffleAt& each) { return each.shuffle == read->shuffle; });
     if (at == reads.end()) throw Error(Code::corrupt_data, {.why = "a task does not say where its shuffle lies"});
-    f(*read, step.partition, at->executors);
+    f(*read, step.partition, *at);
   }
 }
 
@@ -60,8 +62,12 @@ struct Executor::Task {
   TaskProgram program;
   std::atomic<bool> cancelled{false};
   std::mutex mutex;
+  /// It has neither begun nor been given up.
+  std::atomic<bool> waits{true};
   /// Answers that are missing, and one more while they are asked for.
   std::size_t missing = 1;
+  /// True once, for who begins it, or gives it up.
+  bool stop_waiting() { return waits.exchange(false); }
   /// An executor that has not given what it had.
   ExecutorId lost_place = 0;
   /// Map partitions that were not where they were to be, by shuffle and executor.
@@ -81,7 +87,7 @@ Executor::Executor(Runtime& runtime, Transport& transport, ExecutorOptions optio
       states_(states != nullptr ? std::move(states) : std::make_shared<StateKeeper>()),
       changed_(runtime.condition()),
       peers_(runtime, transport, options_.token,
-             [this](ExecutorId from, std::string_view message) { return answer(from, message); }),
+             [this](ExecutorId from, std::string_view message, const auto& reply) { answer(from, message, reply); }),
       services_(runtime, blocks_, peers_,
                 {[this](std::string_view message) { tell_driver(message); },
                  [this](std::function<void()> work) { launch(std::move(work)); }, options_.cores,
@@ -182,6 +188,7 @@ void Executor::beat() {
                    to_string(silence_max * heartbeat_).c_str());
       return driver_->close();
     }
+    give_up_waiting(now - waiting_beats_max * heartbeat_);
     peers_.give_up_asked_before(now - answer_beats_max * heartbeat_);
     tell_driver(message);
   }
@@ -223,14 +230,7 @@ void Executor::handle(std::string_view message) {
     case StartService::kind: return services_.start(decode_message<StartService>(message));
     case StopService::kind: return services_.stop(decode_message<StopService>(message));
     case ServiceMessage::kind: return services_.pass_on(decode_message<ServiceMessage>(message));
-    case Cancel::kind: {
-      const auto cancel = decode_message<Cancel>(message);
-      const std::lock_guard lock(mutex_);
-      for (const auto& [ticket, task] : tasks_) {
-        if (ticket >= cancel.first && ticket <= cancel.last) task->cancelled = true;
-      }
-      return;
-    }
+    case Cancel::kind: return cancel(decode_message<Cancel>(message));
     case Forget::kind: {
       const auto forget = decode_message<Forget>(message);
       for (const std::uint64_t shuffle : forget.shuffles) shuffles_.close(shuffle);
@@ -336,21 +336,53 @@ void Executor::prepare(const TaskPtr& task) {
       const auto* write = std::get_if<WriteShuffle>(&output.what);
       if (write != nullptr) shuffles_.open(write->shuffle, maps.at(write->shuffle), write->kernel);
     }
-    if (!states_->prepare(task->program, message.must_exist)) return report_lost(task, id_);
+    if (!states_->prepare(task->program, message.must_exist)) {
+      if (task->stop_waiting()) report_lost(task, id_);
+      return;
+    }
     ask_for_buckets(task);
   } catch (...) {
-    return report(task, failure());
+    if (task->stop_waiting()) report(task, failure());
+    return;
   }
   answer_came(task);
 }
 
+void Executor::cancel(const Cancel& cancel) {
+  std::vector<TaskPtr> tasks;
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto task = tasks_.lower_bound(cancel.first); task != tasks_.end() && task->first <= cancel.last; ++task) {
+      task->second->cancelled = true;
+      tasks.push_back(task->second);
+    }
+  }
+  for (const TaskPtr& task : tasks) {
+    if (!task->stop_waiting()) continue;
+    TaskDone done;
+    done.how = TaskDone::How::failed;
+    done.code = static_cast<std::uint32_t>(Code::task_cancelled);
+    report(task, std::move(done));
+  }
+}
+
 void Executor::ask_for_buckets(const TaskPtr& task) {
   for_each_read(task->program, task->message.reads,
-                [&](const ReadShuffle& read, std::uint32_t target, const std::vector<ExecutorId>& places) {
+                [&](const ReadShuffle& read, std::uint32_t target, const ShuffleAt& at) {
                   std::map<ExecutorId, std::vector<std::uint32_t>> by_place;
-                  for (std::uint32_t map = 0; map < places.size(); ++map) by_place[places[map]].push_back(map);
-                  by_place.erase(id_);
-                  for (auto& [place, maps] : by_place) fetch(task, place, read.shuffle, target, std::move(maps));
+                  for (std::uint32_t map = 0; map < at.executors.size(); ++map) {
+                    by_place[at.executors[map]].push_back(map);
+                  }
+                  if (const auto own = by_place.extract(id_); at.is_to_come && !own.empty()) {
+                    {
+                      const std::lock_guard lock(task->mutex);
+                      ++task->missing;
+                    }
+                    await_own(task, read.shuffle, own.mapped());
+                  }
+                  for (auto& [place, maps] : by_place) {
+                    fetch(task, place, {0, read.shuffle, target, std::move(maps), at.is_to_come});
+                  }
                 });
   for (const BlockAt& at : task->message.blocks) {
     if (at.executor == id_) continue;
@@ -379,18 +411,34 @@ void Executor::ask_for(const TaskPtr& task, ExecutorId from, const Question& que
   });
 }
 
-void Executor::fetch(const TaskPtr& task, ExecutorId from, std::uint64_t shuffle, std::uint32_t target,
-                     std::vector<std::uint32_t> maps) {
-  const Fetch question{0, shuffle, target, maps};
-  ask_for<Fetched>(task, from, question, [task, from, shuffle, target, maps = std::move(maps)](Fetched& fetched) {
-    if (!fetched.missing.empty()) {
-      task->lost_output[{shuffle, from}].insert(fetched.missing.begin(), fetched.missing.end());
+void Executor::fetch(const TaskPtr& task, ExecutorId from, const Fetch& question) {
+  ask_for<Fetched>(task, from, question, [this, task, from, question](Fetched& fetched) {
+    if (fetched.is_to_come) {
+      if (!task->waits) return true;
+      // Not on this thread, which reads answers: it must not wait until a question is taken.
+      ++task->missing;
+      launch([this, task, from, question] {
+        fetch(task, from, question);
+        answer_came(task);
+      });
       return true;
     }
-    if (fetched.buckets.size() != maps.size()) return false;
-    auto& by_map = task->fetched[{shuffle, target}];
-    for (std::size_t i = 0; i < maps.size(); ++i) by_map[maps[i]] = std::move(fetched.buckets[i]);
+    if (!fetched.missing.empty()) {
+      task->lost_output[{question.shuffle, from}].insert(fetched.missing.begin(), fetched.missing.end());
+      return true;
+    }
+    if (fetched.buckets.size() != question.maps.size()) return false;
+    auto& by_map = task->fetched[{question.shuffle, question.target}];
+    for (std::size_t i = 0; i < question.maps.size(); ++i) by_map[question.maps[i]] = std::move(fetched.buckets[i]);
     return true;
+  });
+}
+
+// One of those that are missing is this.
+void Executor::await_own(const TaskPtr& task, std::uint64_t shuffle, const std::vector<std::uint32_t>& maps) {
+  await_output(shuffle, maps, [this, task, shuffle, maps](bool has_come) {
+    if (has_come || !task->waits) return answer_came(task);
+    await_own(task, shuffle, maps);
   });
 }
 
@@ -399,6 +447,7 @@ void Executor::answer_came(const TaskPtr& task) {
     const std::lock_guard lock(task->mutex);
     if (--task->missing > 0) return;
   }
+  if (!task->stop_waiting()) return;
   launch([this, task] { execute(task); });
 }
 
@@ -406,7 +455,8 @@ void Executor::answer_came(const TaskPtr& task) {
 BucketsByTarget Executor::gather_buckets(const TaskPtr& task) {
   BucketsByTarget buckets;
   for_each_read(task->program, task->message.reads,
-                [&](const ReadShuffle& read, std::uint32_t target, const std::vector<ExecutorId>& places) {
+                [&](const ReadShuffle& read, std::uint32_t target, const ShuffleAt& at) {
+                  const std::vector<ExecutorId>& places = at.executors;
                   auto& fetched = task->fetched[{read.shuffle, target}];
                   std::vector<BucketPtr> all;
                   for (std::uint32_t map = 0; map < places.size(); ++map) {
@@ -466,6 +516,7 @@ void Executor::execute(const TaskPtr& task) {
     TaskEnvironment environment{runtime_,   blocks_,      shuffles_, states_->store(),
                                 hash_seed_, check_views_, &buckets,  &blocks};
     const TaskOutcome outcome = attempt_task(task->program, id, environment, &task->cancelled);
+    tell_of_output(task->program);
     if (outcome.error != nullptr) {
       done.failed.assign(outcome.failed.begin(), outcome.failed.end());
       std::rethrow_exception(outcome.error);
@@ -559,9 +610,15 @@ void Executor::report_output_lost(const TaskPtr& task) {
 
 // ---- Other executors
 
-std::string Executor::answer(ExecutorId from, std::string_view message) {
+void Executor::answer(ExecutorId from, std::string_view message, const PeerConnections::Reply& reply) {
   switch (message_kind(message)) {
-    case Fetch::kind: return encode_message(buckets_for(decode_message<Fetch>(message)));
+    case Fetch::kind: {
+      const auto fetch = decode_message<Fetch>(message);
+      if (!fetch.is_to_come) return reply(encode_message(buckets_for(fetch)));
+      return await_output(fetch.shuffle, fetch.maps, [this, fetch, reply](bool has_come) {
+        reply(encode_message(has_come ? buckets_for(fetch) : Fetched{.request = fetch.request, .is_to_come = true}));
+      });
+    }
     case FetchBlock::kind: {
       const auto question = decode_message<FetchBlock>(message);
       FetchedBlock fetched;
@@ -570,7 +627,7 @@ std::string Executor::answer(ExecutorId from, std::string_view message) {
         fetched.records = encoded(*records);
         fetched.found = true;
       }
-      return encode_message(fetched);
+      return reply(encode_message(fetched));
     }
     default: break;
   }
@@ -588,7 +645,52 @@ std::string Executor::answer(ExecutorId from, std::string_view message) {
   } catch (const Error& error) {
     taken.error = error.what();
   }
-  return encode_message(taken);
+  reply(encode_message(taken));
+}
+
+// `told` is called at once when it has come already; on any thread.
+void Executor::await_output(std::uint64_t shuffle, const std::vector<std::uint32_t>& maps, Told told) {
+  {
+    // Under the mutex: else it could come between the question and the entry, and nobody would be told.
+    const std::lock_guard lock(mutex_);
+    if (closed_) return;
+    if (shuffles_.is_to_come(shuffle, maps)) {
+      awaited_.push_back({shuffle, maps, runtime_.clock().now(), std::move(told)});
+      return;
+    }
+  }
+  told(true);
+}
+
+void Executor::tell_of_output(const TaskProgram& program) {
+  std::list<Awaited> come;
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto awaited = awaited_.begin(); awaited != awaited_.end();) {
+      const auto next = std::next(awaited);
+      const bool is_written = std::any_of(program.outputs.begin(), program.outputs.end(), [&](const TaskOutput& output) {
+        const auto* write = std::get_if<WriteShuffle>(&output.what);
+        return write != nullptr && write->shuffle == awaited->shuffle;
+      });
+      if (is_written && !shuffles_.is_to_come(awaited->shuffle, awaited->maps)) {
+        come.splice(come.end(), awaited_, awaited);
+      }
+      awaited = next;
+    }
+  }
+  for (const Awaited& awaited : come) awaited.told(true);
+}
+
+// Nothing may ever come of it: who asks may not want it any more.
+void Executor::give_up_waiting(Time since) {
+  std::list<Awaited> late;
+  {
+    const std::lock_guard lock(mutex_);
+    while (!awaited_.empty() && awaited_.front().since < since) {
+      late.splice(late.end(), awaited_, awaited_.begin());
+    }
+  }
+  for (Awaited& awaited : late) launch([told = std::move(awaited.told)] { told(false); });
 }
 
 // All that is missing is told at once: it is made again in one round.

@@ -8,7 +8,8 @@
 // Invariants:
 //  X1. What the driver has given up is not reported: it closes the connection, and everything goes through that.
 //  X2. A task that has changed state is reported when the copy has the changes.
-//  X3. An executor that hears nothing of the driver for twice the time after which that has given it up ends as if the
+//  X3. A task that waits for others' output holds no thread, and ends as soon as it is cancelled.
+//  X4. An executor that hears nothing of the driver for twice the time after which that has given it up ends as if the
 //      connection had: over a network that is cut neither side is told.
 #pragma once
 
@@ -16,6 +17,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -101,11 +103,12 @@ class Executor {
   void start(RunTask&& message);
   void prepare(const TaskPtr& task);
   void ask_for_buckets(const TaskPtr& task);
-  void fetch(const TaskPtr& task, ExecutorId from, std::uint64_t shuffle, std::uint32_t target,
-             std::vector<std::uint32_t> maps);
+  void await_own(const TaskPtr& task, std::uint64_t shuffle, const std::vector<std::uint32_t>& maps);
+  void fetch(const TaskPtr& task, ExecutorId from, const Fetch& question);
   template <class Answer, class Question, class Keep>
   void ask_for(const TaskPtr& task, ExecutorId from, const Question& question, Keep keep);
   void answer_came(const TaskPtr& task);
+  void cancel(const Cancel& cancel);
   void execute(const TaskPtr& task);
   static std::map<BlockId, RestedPtr> fetched_blocks(const Task& task);
   BucketsByTarget gather_buckets(const TaskPtr& task);
@@ -115,8 +118,13 @@ class Executor {
   void report_output_lost(const TaskPtr& task);
 
   /// Of questions of other executors.
-  std::string answer(ExecutorId from, std::string_view message);
+  void answer(ExecutorId from, std::string_view message, const PeerConnections::Reply& reply);
   Fetched buckets_for(const Fetch& fetch);
+
+  using Told = std::function<void(bool has_come)>;
+  void await_output(std::uint64_t shuffle, const std::vector<std::uint32_t>& maps, Told told);
+  void tell_of_output(const TaskProgram& program);
+  void give_up_waiting(Time since);
 
   Runtime& runtime_;
   Transport& transport_;
@@ -139,6 +147,14 @@ class Executor {
   /// Broadcast values that have been asked for; nullopt while they have not come.
   std::map<std::uint64_t, std::optional<Shared>> shared_;
   std::map<std::uint64_t, TaskPtr> tasks_;
+  /// Shuffle output that is to be made here, and who waits for it.
+  struct Awaited {
+    std::uint64_t shuffle = 0;
+    std::vector<std::uint32_t> maps;
+    Time since{};
+    Told told;
+  };
+  std::list<Awaited> awaited_;
 
   PeerConnections peers_;
   ServiceKeeper services_;

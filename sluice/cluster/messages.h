@@ -89,6 +89,8 @@ struct Peers {
 struct ShuffleAt {
   std::uint64_t shuffle = 0;
   std::vector<ExecutorId> executors;
+  /// Some are not there yet: tasks that make them have been given out.
+  bool is_to_come = false;
 };
 
 /// Where a block is.
@@ -318,11 +320,15 @@ struct Fetch {
   std::uint64_t shuffle = 0;
   std::uint32_t target = 0;
   std::vector<std::uint32_t> maps;
+  /// What has never been there is waited for.
+  bool is_to_come = false;
 };
 
 struct Fetched {
   static constexpr std::uint8_t kind = 13;
   std::uint64_t request = 0;
+  /// Some have still not come, after a while: it may be asked again.
+  bool is_to_come = false;
   /// Map partitions that are not here, of those asked for. None: `buckets` has all.
   std::vector<std::uint32_t> missing;
   /// In the order asked for, packed (core/packed_bucket.h); empty for nullptr.

@@ -265,10 +265,17 @@ void PeerConnections::serve(const std::shared_ptr<Served>& served) {
         welcome.refusal = "the driver has not told of it";
       }
       channel.send(encode_message(welcome));
+      const Reply reply = [served](std::string_view message) {
+        try {
+          served->channel->send(message);
+        } catch (const Error&) {
+          served->channel->close();  // the one that asks sees the end, and tells the driver
+        }
+      };
       while (welcome.refusal.empty()) {
         const auto message = channel.receive();
         if (!message.has_value()) break;
-        channel.send(answer_(served->from, *message));
+        answer_(served->from, *message, reply);
       }
     }
   } catch (const Error&) {

@@ -25,8 +25,10 @@ namespace sluice::detail {
 /// See the head of this file. Threads: safe from all threads.
 class PeerConnections {
  public:
-  /// The answer to a message of that executor, on a thread of the connection.
-  using Answer = std::function<std::string(ExecutorId from, std::string_view message)>;
+  /// Takes the answer to a question, once, at any time and on any thread; waits until the other one reads.
+  using Reply = std::function<void(std::string_view message)>;
+  /// A question of that executor, on a thread of the connection.
+  using Answer = std::function<void(ExecutorId from, std::string_view message, const Reply& reply)>;
   PeerConnections(Runtime& runtime, Transport& transport, std::string token, Answer answer);
   ~PeerConnections();
   PeerConnections(const PeerConnections&) = delete;

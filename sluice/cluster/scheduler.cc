@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -31,52 +32,19 @@ std::exception_ptr lost_state() {
       Error(Code::state_lost, {.why = "the executors that had a part of it have ended, and no copy is left"}));
 }
 
-/// Another attempt would come to the same.
-bool is_final(const TaskOutcome& outcome) {
-  try {
-    std::rethrow_exception(outcome.error);
-  } catch (const Error& error) {
-    return error.code() == Code::state_lost || error.code() == Code::no_executors;
-  } catch (...) {
-    return false;
-  }
+bool has_state(const TaskProgram& task) {
+  return std::any_of(task.steps.begin(), task.steps.end(),
+                     [](const TaskStep& step) { return state_of(step) != nullptr; });
 }
 
 /// The task leaves something where it has run.
 bool leaves_something(const TaskProgram& task) {
-  return std::any_of(task.outputs.begin(), task.outputs.end(),
-                     [](const TaskOutput& output) { return !std::holds_alternative<Collect>(output.what); }) ||
-         std::any_of(task.steps.begin(), task.steps.end(),
-                     [](const TaskStep& step) { return state_of(step) != nullptr; });
+  return has_state(task) || std::any_of(task.outputs.begin(), task.outputs.end(), [](const TaskOutput& output) {
+           return !std::holds_alternative<Collect>(output.what);
+         });
 }
 
 }  // namespace
-
-struct ClusterScheduler::Round {
-  explicit Round(std::size_t tasks) : outcomes(tasks), given(tasks), tries(tasks) {}
-  std::vector<TaskOutcome> outcomes;
-  /// To whom each task was given, of those whose outcome counts.
-  std::vector<Given> given;
-  /// What is told of earlier attempts is not listened to.
-  unsigned attempt = 0;
-  struct Try {
-    Time since{};
-    /// Executors that are at it, and whom it was given to first.
-    unsigned running = 0;
-    ExecutorId first = 0;
-    bool is_found_slow = false;
-    bool is_done = false;
-  };
-  std::vector<Try> tries;
-  /// Of the tasks that were done, in this attempt.
-  std::vector<Duration> took;
-  std::size_t todo = 0;
-  std::size_t left = 0;
-  /// An executor was lost while it ran one of them.
-  bool has_lost_executor = false;
-  /// Shuffle output that one of them was to read was not there any more.
-  bool has_lost_output = false;
-};
 
 ClusterScheduler::ClusterScheduler(Engine& engine, std::unique_ptr<ClusterManager> manager,
                                    const ClusterOptions& options)
@@ -149,48 +117,50 @@ void ClusterScheduler::reserve_cores(long cores) {
   reserved_cores_ = static_cast<std::size_t>(reserved);
 }
 
-// ---- A round
+// ---- Rounds
 
-std::vector<TaskOutcome> ClusterScheduler::run(const std::vector<TaskProgram>& tasks, const TaskId& stage,
-                                               const std::atomic<bool>* cancelled) {
-  const auto round = std::make_shared<Round>(tasks.size());
-  std::vector<std::uint32_t> todo(tasks.size());
-  for (std::uint32_t i = 0; i < tasks.size(); ++i) todo[i] = i;
-  std::vector<FailedOutputs> failed(tasks.size());
-  std::vector<std::vector<ExecutorId>> failed_at(tasks.size());
-  for (unsigned attempt = 0; !todo.empty(); ++attempt) {
+Outcomes ClusterScheduler::run(const Rounds& rounds, const TaskId& stage, const std::atomic<bool>* cancelled) {
+  if (!options_.speculation) return run_group(rounds, stage, cancelled);
+  // Here it is to be seen how long each task takes.
+  return run_one_by_one(rounds, stage, [&](const std::vector<TaskProgram>& tasks, const TaskId& id) {
+    return std::move(run_group(std::span(&tasks, 1), id, cancelled)[0]);
+  });
+}
+
+Outcomes ClusterScheduler::run_group(std::span<const std::vector<TaskProgram>> rounds, const TaskId& stage,
+                                     Cancelled cancelled) {
+  const auto group = std::make_shared<TaskGroup>(rounds, stage);
+  std::vector<std::uint32_t> todo(group->size());
+  std::iota(todo.begin(), todo.end(), 0U);
+  while (!todo.empty()) {
     slots_->settle();
     forget();
-    begin_attempt(*round, attempt, todo);
-    for (const std::uint32_t task : todo) dispatch(tasks[task], stage, task, round->outcomes[task], round);
-    wait(round, tasks, stage, cancelled);
-    std::vector<std::uint32_t> again;
-    for (const std::uint32_t task : todo) {
-      TaskOutcome& outcome = round->outcomes[task];
-      if (outcome.succeeded()) {
-        adopt(tasks[task], outcome, round->given[task]);
-        blame(failed_at[task], round->given[task].executor);
-      }
-      if (outcome.error == nullptr) continue;
-      failed_attempts_.fetch_add(1);
-      failed_at[task].push_back(round->given[task].executor);
-      failed[task].merge(outcome.failed.empty() ? all_outputs(tasks[task]) : std::move(outcome.failed));
-      outcome.failed = failed[task];
-      if (outcome.cancelled || attempt + 1 >= options_.task_tries || is_final(outcome)) continue;
-      outcome = {};
-      again.push_back(task);
+    {
+      const std::lock_guard lock(mutex_);
+      group->begin(todo);
     }
-    todo = std::move(again);
+    for (const std::uint32_t task : todo) dispatch(group, task, group->outcome(task));
+    wait(group, cancelled);
+    for (const std::uint32_t task : todo) {
+      TaskOutcome& outcome = group->outcome(task);
+      if (outcome.succeeded()) {
+        adopt(group->program(task), outcome, group->given(task));
+        blame(group->failed_at(task), group->given(task).executor);
+      }
+      if (outcome.error != nullptr) failed_attempts_.fetch_add(1);
+    }
+    const std::lock_guard lock(mutex_);
+    for (const OutputLost& lost : std::exchange(group->lost_output, {})) lose_output(lost);
+    todo = group->again(todo, options_.task_tries);
   }
-  if (round->has_lost_executor || round->has_lost_output) {
-    give_up_lost(tasks, stage.job, *round);
-  } else if (std::any_of(round->outcomes.begin(), round->outcomes.end(),
-                         [](const TaskOutcome& outcome) { return outcome.place_lost; })) {
+  if (group->has_lost_executor || group->has_lost_output) {
+    give_up_lost(*group);
+  } else if (group->any([](const TaskOutcome& outcome) { return outcome.place_lost; })) {
     // Others have seen that an executor is lost, and this process will in a moment.
     std::unique_lock lock(mutex_);
     changed_->wait_until(lock, runtime_.clock().now() + look_again);
   }
-  return std::move(round->outcomes);
+  return group->take_outcomes();
 }
 
 // A task has failed on some executors and succeeded on another: it was not the task.
@@ -207,35 +177,26 @@ void ClusterScheduler::blame(const std::vector<ExecutorId>& failed_at, ExecutorI
 
 // A task that ends the processes that run it would go on with that for ever, and so would a disk that damages what it
 // is given.
-void ClusterScheduler::give_up_lost(const std::vector<TaskProgram>& tasks, std::uint64_t job, Round& round) {
+void ClusterScheduler::give_up_lost(TaskGroup& group) {
   const std::lock_guard lock(mutex_);
-  Losses& of_job = losses_[job];
-  const unsigned losses = round.has_lost_executor ? ++of_job.executors : ++of_job.output;
+  Losses& of_job = losses_[group.job()];
+  const unsigned losses = group.has_lost_executor ? ++of_job.executors : ++of_job.output;
   if (losses < options_.task_tries) return;
-  for (std::size_t i = 0; i < tasks.size(); ++i) {
-    TaskOutcome& outcome = round.outcomes[i];
+  for (std::size_t task = 0; task < group.size(); ++task) {
+    TaskOutcome& outcome = group.outcome(task);
     if (!outcome.place_lost) continue;
     outcome.place_lost = false;
     outcome.error = std::make_exception_ptr(
-        round.has_lost_executor
+        group.has_lost_executor
             ? Error(Code::process_failed,
                     {.why = "executors ended " + std::to_string(losses) + " times under this job"})
             : Error(Code::corrupt_data, {.why = "shuffle output of this job was lost " + std::to_string(losses) +
                                                 " times; the executors' standard error says which files"}));
-    outcome.failed = all_outputs(tasks[i]);
+    outcome.failed = all_outputs(group.program(task));
   }
 }
 
-void ClusterScheduler::begin_attempt(Round& round, unsigned attempt, const std::vector<std::uint32_t>& todo) {
-  const std::lock_guard lock(mutex_);
-  round.attempt = attempt;
-  round.took.clear();
-  round.todo = todo.size();
-  for (const std::uint32_t task : todo) round.tries[task] = {};
-}
-
-void ClusterScheduler::wait(const std::shared_ptr<Round>& round, const std::vector<TaskProgram>& tasks,
-                            const TaskId& stage, const std::atomic<bool>* cancelled) {
+void ClusterScheduler::wait(const std::shared_ptr<TaskGroup>& group, Cancelled cancelled) {
   std::unique_lock lock(mutex_);
   for (;;) {
     for (const auto& [executor, ticket] : std::exchange(to_cancel_, {})) {
@@ -243,7 +204,7 @@ void ClusterScheduler::wait(const std::shared_ptr<Round>& round, const std::vect
       members_->send(executor, encode_message(Cancel{ticket, ticket}));
       lock.lock();
     }
-    if (round->left == 0) return;
+    if (group->left() == 0) return;
     if (cancelled != nullptr && cancelled->load()) {
       const Cancel cancel{0, last_ticket_};
       cancelled = nullptr;
@@ -252,12 +213,12 @@ void ClusterScheduler::wait(const std::shared_ptr<Round>& round, const std::vect
       lock.lock();
       continue;
     }
-    const std::vector<std::uint32_t> slow = slow_tasks(*round, tasks);
+    const std::vector<std::uint32_t> slow = slow_tasks(*group);
     if (!slow.empty()) {
       lock.unlock();
       for (const std::uint32_t task : slow) {
         TaskOutcome nowhere;  // where it cannot be placed, it goes on where it is
-        dispatch(tasks[task], stage, task, nowhere, round);
+        dispatch(group, task, nowhere);
       }
       lock.lock();
       continue;
@@ -270,30 +231,18 @@ void ClusterScheduler::wait(const std::shared_ptr<Round>& round, const std::vect
   }
 }
 
-// Under the mutex. Each is found once. Those that take longer than half as long again as the middle one of those that
-// are done, which are three quarters of all (Spark's defaults).
-std::vector<std::uint32_t> ClusterScheduler::slow_tasks(Round& round, const std::vector<TaskProgram>& tasks) {
-  if (!options_.speculation || round.took.empty() || 4 * round.took.size() < 3 * round.todo) return {};
-  std::vector<Duration> took = round.took;
-  const auto middle = took.begin() + static_cast<std::ptrdiff_t>(took.size() / 2);
-  std::nth_element(took.begin(), middle, took.end());
-  const Time before = runtime_.clock().now() - std::max(*middle * 3 / 2, options_.speculation_min);
-  std::vector<std::uint32_t> slow;
-  for (std::uint32_t task = 0; task < round.tries.size(); ++task) {
-    Round::Try& one = round.tries[task];
-    const auto& steps = tasks[task].steps;
-    if (one.running != 1 || one.is_found_slow || one.since > before) continue;
-    one.is_found_slow = true;  // also where nobody else can have it
-    if (std::none_of(steps.begin(), steps.end(), [](const TaskStep& step) { return state_of(step) != nullptr; })) {
-      slow.push_back(task);
-    }
-  }
+// Under the mutex. Those that somebody else may work on at the same time.
+std::vector<std::uint32_t> ClusterScheduler::slow_tasks(TaskGroup& group) {
+  if (!options_.speculation) return {};
+  std::vector<std::uint32_t> slow = group.slow(runtime_.clock().now(), options_.speculation_min);
+  std::erase_if(slow, [&](std::uint32_t task) { return has_state(group.program(task)); });
   return slow;
 }
 
 // The executor for a task, and what it has to be told. Not where the outcome says why there is none.
-ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, ExecutorId avoided, RunTask& message,
+ExecutorId ClusterScheduler::place(const TaskGroup& group, std::uint32_t number, ExecutorId avoided, RunTask& message,
                                    TaskOutcome& outcome) {
+  const TaskProgram& task = group.program(number);
   ExecutorId executor = 0;
   for (const TaskStep& step : task.steps) {
     const Shipped<StateMaker>* const state = state_of(step);
@@ -307,7 +256,8 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ex
                                          .operation = step.info->name,
                                          .where = step.info->where}));
     }
-    if (outcome.error != nullptr) return 0;
+    outcome.place_lost = at.is_unsettled;
+    if (!outcome.succeeded()) return 0;
     executor = at.owner;
     message.copy_at = at.copy;
     if (at.has_state) message.must_exist.push_back((*state)->operation());
@@ -315,10 +265,8 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ex
   bool is_free = executor == 0;
   for (const TaskStep& step : task.steps) {
     if (const auto* read = std::get_if<ReadShuffle>(&step.what)) {
-      ShuffleAt at{read->shuffle, shuffle_places_[read->shuffle]};
-      // Lost since it was planned?
-      outcome.place_lost = contains(at.executors, ExecutorId{0});
-      message.reads.push_back(std::move(at));
+      message.reads.push_back(where_is(read->shuffle, group));
+      outcome.place_lost = contains(message.reads.back().executors, ExecutorId{0});
     } else if (const auto* block = std::get_if<ReadBlock>(&step.what)) {
       const auto found = block_places_.find(block->block);
       if (found == block_places_.end()) {
@@ -350,7 +298,7 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ex
     const auto own = std::find(ids.begin(), ids.end(), slots_->place(partition).owner);
     // After a failure another one is tried.
     const std::size_t first = own == ids.end() ? partition : static_cast<std::size_t>(own - ids.begin());
-    executor = ids[(first + attempt) % ids.size()];
+    executor = ids[(first + group.failed_at(number).size()) % ids.size()];
   }
   for (const TaskOutput& output : task.outputs) {
     const auto* block = std::get_if<WriteBlock>(&output.what);
@@ -366,6 +314,17 @@ ExecutorId ClusterScheduler::place(const TaskProgram& task, unsigned attempt, Ex
     message.writes.emplace_back(write->shuffle, maps);
   }
   return executor;
+}
+
+// Where its map partitions are or will be. 0 for one that was lost since the round was planned.
+ShuffleAt ClusterScheduler::where_is(std::uint64_t shuffle, const TaskGroup& group) {
+  ShuffleAt at{shuffle, shuffle_places_[shuffle], false};
+  for (std::uint32_t map = 0; map < at.executors.size(); ++map) {
+    if (at.executors[map] != 0) continue;
+    at.executors[map] = group.promised(shuffle, map);
+    at.is_to_come = true;
+  }
+  return at;
 }
 
 // An executor for a copy of what the partition leaves on another one, of another host if there is any; 0 when there is
@@ -384,38 +343,35 @@ void ClusterScheduler::await_executor() {
 }
 
 // A task that somebody is at already is given to another one.
-void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage, std::uint32_t task,
-                                TaskOutcome& outcome, const std::shared_ptr<Round>& round) {
+void ClusterScheduler::dispatch(const std::shared_ptr<TaskGroup>& group, std::uint32_t task, TaskOutcome& outcome) {
   RunTask message;
   ExecutorId executor = 0;
   try {
     await_executor();
-    message.program = encoded(program);
+    message.program = encoded(group->program(task));
   } catch (...) {
     outcome.error = std::current_exception();
-    return;
+    const std::lock_guard lock(mutex_);
+    return group->refused(task);
   }
   {
     const std::lock_guard lock(mutex_);
-    Round::Try& one = round->tries[task];
-    if (one.is_done) return;
-    executor = place(program, round->attempt, one.running > 0 ? one.first : 0, message, outcome);
-    if (executor == 0) return;
+    if (!group->is_wanted(task)) return;
+    const bool is_second = group->running(task) > 0;
+    executor = place(*group, task, is_second ? group->first(task) : 0, message, outcome);
+    if (executor == 0) return is_second ? void() : group->refused(task);
+    const TaskId id = group->id_of(task);
     message.ticket = ++last_ticket_;
-    message.job = stage.job;
-    message.stage = stage.stage;
-    message.task = task;
-    message.batch = stage.batch;
+    message.job = id.job;
+    message.stage = id.stage;
+    message.task = id.task;
+    message.batch = id.batch;
     // One that a lost executor may still be at has another number: what writes files under it does not meet.
-    message.attempt = lost_executors_ * options_.task_tries + round->attempt;
-    if (one.running > 0) message.attempt |= second_attempt;
-    tickets_[message.ticket] = {round, task, round->attempt, {executor, message.copy_at, message.block_copy_at}};
+    message.attempt = lost_executors_ * options_.task_tries + id.attempt;
+    if (is_second) message.attempt |= second_attempt;
+    tickets_[message.ticket] = {group, task, group->attempt(), {executor, message.copy_at, message.block_copy_at}};
     ++loads_[executor];
-    if (one.running++ == 0) {
-      ++round->left;
-      one.first = executor;
-      one.since = runtime_.clock().now();
-    }
+    group->give(task, executor, runtime_.clock().now());
   }
   tasks_.fetch_add(1);
   members_->send(executor, encode_message(message));
@@ -429,30 +385,22 @@ void ClusterScheduler::dispatch(const TaskProgram& program, const TaskId& stage,
   loads_.erase(executor);
 }
 
-// Under the mutex. The ticket is known. False when its outcome does not count (C3).
+// Under the mutex. The ticket is known. False when its outcome does not count.
 bool ClusterScheduler::ended(std::uint64_t number, TaskOutcome&& outcome) {
   const Ticket ticket = std::move(tickets_.extract(number).mapped());
-  Round& round = *ticket.round;
+  TaskGroup& group = *ticket.group;
   --loads_[ticket.given.executor];
-  Round::Try& one = round.tries[ticket.task];
-  if (ticket.attempt != round.attempt || one.is_done) return false;
-  --one.running;
-  const bool has_succeeded = outcome.succeeded();
-  if (!has_succeeded && one.running > 0) return false;
-  one.is_done = true;
-  if (has_succeeded) round.took.push_back(runtime_.clock().now() - one.since);
-  if (one.running > 0) cancel_others(round, ticket.task);
-  round.outcomes[ticket.task] = std::move(outcome);
-  round.given[ticket.task] = ticket.given;
-  --round.left;
-  return true;
-}
-
-// Under the mutex.
-void ClusterScheduler::cancel_others(Round& round, std::uint32_t task) {
-  for (const auto& [number, ticket] : tickets_) {
-    if (ticket.round.get() == &round && ticket.task == task) to_cancel_.emplace_back(ticket.given.executor, number);
+  if (!group.ended(ticket.task, ticket.attempt, ticket.given, std::move(outcome), runtime_.clock().now())) return false;
+  const bool takes_back = group.takes_back();
+  if (!takes_back && group.running(ticket.task) == 0) return true;
+  for (const auto& [other, one] : tickets_) {
+    if (one.group.get() != &group || one.attempt != ticket.attempt) continue;
+    const bool is_too_late = one.task == ticket.task;
+    if (is_too_late || (takes_back && group.is_taken_back(one.task))) {
+      to_cancel_.emplace_back(one.given.executor, other);
+    }
   }
+  return true;
 }
 
 void ClusterScheduler::on_message(ExecutorId executor, std::string_view bytes) {
@@ -513,13 +461,16 @@ void ClusterScheduler::on_message(ExecutorId executor, std::string_view bytes) {
   if (message.how == TaskDone::How::succeeded && message.place != 0) slots_->copy_lost(executor, message.place);
   if (outcome.lost.has_value()) engine_.blocks().lose(*outcome.lost);
   const std::lock_guard lock(mutex_);
-  for (const OutputLost& lost : message.lost_output) lose_output(lost);
   const auto ticket = tickets_.find(message.ticket);
   if (ticket == tickets_.end() || ticket->second.given.executor != executor) return;
   if (outcome.lost.has_value()) block_places_.erase(*outcome.lost);
   if (message.place == ticket->second.given.block_copy) ticket->second.given.block_copy = 0;
-  const std::shared_ptr<Round> round = ticket->second.round;
-  if (ended(message.ticket, std::move(outcome)) && has_lost_output) round->has_lost_output = true;
+  const std::shared_ptr<TaskGroup> group = ticket->second.group;
+  if (ended(message.ticket, std::move(outcome)) && has_lost_output) {
+    group->has_lost_output = true;
+    // Not yet: who was to make it may not have said that it has.
+    group->lost_output.insert(group->lost_output.end(), message.lost_output.begin(), message.lost_output.end());
+  }
   changed_->notify_all();
 }
 
@@ -575,17 +526,17 @@ void ClusterScheduler::on_lost(ExecutorId executor) {
     if (ticket.given.executor == executor) lost.push_back(number);
   }
   for (const std::uint64_t number : lost) {
-    const std::shared_ptr<Round> round = tickets_.at(number).round;
+    const std::shared_ptr<TaskGroup> group = tickets_.at(number).group;
     TaskOutcome outcome;
     outcome.place_lost = true;
-    if (ended(number, std::move(outcome))) round->has_lost_executor = true;
+    if (ended(number, std::move(outcome))) group->has_lost_executor = true;
   }
   loads_.erase(executor);
   changed_->notify_all();
 }
 
 // The engine's stores are told what there is, and it is kept here where (C2).
-void ClusterScheduler::adopt(const TaskProgram& task, TaskOutcome& outcome, const Given& given) {
+void ClusterScheduler::adopt(const TaskProgram& task, TaskOutcome& outcome, const GivenTask& given) {
   const ExecutorId executor = given.executor;
   const ExecutorId copy = given.block_copy;
   const std::lock_guard lock(mutex_);

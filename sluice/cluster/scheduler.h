@@ -1,5 +1,7 @@
 // Tasks on executors: who runs which, and where lies what they leave.
 //
+// Executors are given all rounds of a job at once (task_group.h): none of them waits for the driver between two.
+//
 // The engine's stores know what there is (ShuffleStore::put_elsewhere, BlockStore::put_elsewhere), here it is known
 // where. Tasks run where their slot is (slots.h); what they read of shuffles the executors fetch from one another.
 //
@@ -8,8 +10,7 @@
 //      said to be lost.
 //      The same for shuffle output that an executor does not have any more.
 //  C2. What a task has left is adopted only while its executor is alive.
-//  C3. Of attempts at a task that run at the same time (speculation) the first that succeeds counts, and one that fails
-//      only when there is no other. Tasks that change state have one.
+//  C3. Of attempts at a task that run at the same time one counts (T1 in task_group.h). Tasks that change state have one.
 #pragma once
 
 #include <atomic>
@@ -20,6 +21,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,6 +32,7 @@
 #include "sluice/cluster/scaling.h"
 #include "sluice/cluster/service_places.h"
 #include "sluice/cluster/slots.h"
+#include "sluice/cluster/task_group.h"
 #include "sluice/core/engine.h"
 
 namespace sluice::detail {
@@ -67,8 +70,7 @@ class ClusterScheduler final : public TaskRunner {
   ClusterScheduler(Engine& engine, std::unique_ptr<ClusterManager> manager, const ClusterOptions& options);
   ~ClusterScheduler() override;
 
-  std::vector<TaskOutcome> run(const std::vector<TaskProgram>& tasks, const TaskId& stage,
-                               const std::atomic<bool>* cancelled) override;
+  Outcomes run(const Rounds& rounds, const TaskId& stage, const std::atomic<bool>* cancelled) override;
   void reserve_cores(long cores) override;
   void close_shuffle(std::uint64_t shuffle) override;
   void remove_blocks(std::uint64_t owner) override;
@@ -89,41 +91,33 @@ class ClusterScheduler final : public TaskRunner {
   ClusterManager& manager() { return *manager_; }
 
  private:
-  struct Round;
-  /// Who was given a task, and who has copies of what it leaves.
-  struct Given {
-    ExecutorId executor = 0;
-    ExecutorId state_copy = 0;
-    ExecutorId block_copy = 0;
-  };
+  using Cancelled = const std::atomic<bool>*;
   /// A task that an executor has been given.
   struct Ticket {
-    std::shared_ptr<Round> round;
+    std::shared_ptr<TaskGroup> group;
     std::uint32_t task = 0;
     unsigned attempt = 0;
-    Given given;
+    GivenTask given;
   };
 
   void on_message(ExecutorId executor, std::string_view message);
   void on_lost(ExecutorId executor);
   Error no_executors(const std::string& how_many);
   void on_service_block(const BlockId& block, ExecutorId executor, ExecutorId copy);
-  void dispatch(const TaskProgram& program, const TaskId& stage, std::uint32_t task, TaskOutcome& outcome,
-                const std::shared_ptr<Round>& round);
-  ExecutorId place(const TaskProgram& task, unsigned attempt, ExecutorId avoided, RunTask& message,
+  Outcomes run_group(std::span<const std::vector<TaskProgram>> rounds, const TaskId& stage, Cancelled cancelled);
+  void dispatch(const std::shared_ptr<TaskGroup>& group, std::uint32_t task, TaskOutcome& outcome);
+  ExecutorId place(const TaskGroup& group, std::uint32_t task, ExecutorId avoided, RunTask& message,
                    TaskOutcome& outcome);
+  ShuffleAt where_is(std::uint64_t shuffle, const TaskGroup& group);
   bool ended(std::uint64_t ticket, TaskOutcome&& outcome);
-  void begin_attempt(Round& round, unsigned attempt, const std::vector<std::uint32_t>& todo);
-  void cancel_others(Round& round, std::uint32_t task);
-  std::vector<std::uint32_t> slow_tasks(Round& round, const std::vector<TaskProgram>& tasks);
   void blame(const std::vector<ExecutorId>& failed_at, ExecutorId succeeded_at);
   void await_executor();
-  void wait(const std::shared_ptr<Round>& round, const std::vector<TaskProgram>& tasks, const TaskId& stage,
-            const std::atomic<bool>* cancelled);
+  void wait(const std::shared_ptr<TaskGroup>& group, Cancelled cancelled);
+  std::vector<std::uint32_t> slow_tasks(TaskGroup& group);
   ExecutorId another(ExecutorId executor, std::size_t partition);
-  void adopt(const TaskProgram& task, TaskOutcome& outcome, const Given& given);
+  void adopt(const TaskProgram& task, TaskOutcome& outcome, const GivenTask& given);
   void lose_output(const OutputLost& lost);
-  void give_up_lost(const std::vector<TaskProgram>& tasks, std::uint64_t job, Round& round);
+  void give_up_lost(TaskGroup& group);
   void copy_blocks();
   void let_go();
   void scale();
@@ -141,7 +135,7 @@ class ClusterScheduler final : public TaskRunner {
   std::unique_ptr<Condition> changed_;
   std::uint64_t last_ticket_ = 0;
   std::map<std::uint64_t, Ticket> tickets_;
-  /// Attempts that others were faster than.
+  /// Attempts that others were faster than, or that are taken back.
   std::vector<std::pair<ExecutorId, std::uint64_t>> to_cancel_;
   /// How many of them each executor has.
   std::map<ExecutorId, std::size_t> loads_;

@@ -45,7 +45,7 @@ Slots::Place Slots::place(std::size_t partition, std::uint64_t operation) {
       at.copy = next == others.end() ? others.front() : *next;
     }
   }
-  return {at.owner, at.copy, at.is_lost, at.states.contains(operation)};
+  return {at.owner, at.copy, at.is_lost, at.states.contains(operation), at.must_promote};
 }
 
 void Slots::add(const Shipped<StateMaker>& maker, std::size_t partition) {
@@ -347,7 +347,8 @@ bool Slots::move_one() {
     return true;
   }
   // One of the two is lost, and the other may be half way.
-  at.must_promote = must_settle_ = at.owner != 0;
+  at.must_promote = at.owner != 0;
+  must_settle_ = must_settle_ || at.must_promote;
   settled_for_.clear();
   return false;
 }

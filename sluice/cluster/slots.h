@@ -43,6 +43,8 @@ class Slots {
     bool is_lost = false;
     /// The operation asked for has state there.
     bool has_state = false;
+    /// The owner has just taken over and is not told so yet (P1).
+    bool is_unsettled = false;
   };
   /// Assigns the slot if need be.
   Place place(std::size_t partition, std::uint64_t operation = 0);

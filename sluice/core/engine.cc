@@ -54,25 +54,31 @@ std::vector<JobResult> Engine::run(const std::vector<NodePtr>& targets, const Jo
 
 void Engine::run_rounds(Job& job, TaskId stage, Cancelled cancelled) {
   ProductsByTargets apart;
-  for (; job.is_open(); ++stage.stage) {
-    Products only;
+  while (job.is_open()) {
     const bool is_apart = !apart.empty();
-    if (is_apart) only = std::move(apart.extract(apart.begin()).mapped());
-    const std::vector<TaskProgram> tasks = plan_round(job, shuffles_, blocks_, is_apart ? &only : nullptr);
-    if (is_apart && tasks.empty()) continue;  // what needs them has failed meanwhile
-    stages_.fetch_add(1);
-    std::vector<TaskOutcome> outcomes = runner_->run(tasks, stage, cancelled);
-    for (std::size_t t = 0; t < tasks.size(); ++t) {
-      if (outcomes[t].lost.has_value()) {
-        job.lost.insert(*outcomes[t].lost);  // ends: each time there are more that are not relied on
-      } else if (outcomes[t].succeeded()) {
-        adopt(tasks[t], outcomes[t].result, job);
+    const Rounds rounds = is_apart ? plan_only(apart.extract(apart.begin()).mapped(), job, shuffles_, blocks_)
+                                   : plan_rounds(job, shuffles_, blocks_);
+    if (is_apart && rounds[0].empty()) continue;  // what needs them has failed meanwhile
+    stages_.fetch_add(rounds.size());
+    Outcomes outcomes = runner_->run(rounds, stage, cancelled);
+    stage.stage += static_cast<std::uint32_t>(rounds.size());
+    for (std::size_t r = 0; r < rounds.size(); ++r) adopt(rounds[r], outcomes[r], job);
+    for (std::size_t r = 0; r < rounds.size(); ++r) {
+      for (const TaskOutcome& outcome : outcomes[r]) {
+        if (outcome.cancelled) return job.fail_all(outcome.error);
       }
+      settle_failures(rounds[r], outcomes[r], is_apart, job, apart);
     }
-    for (const TaskOutcome& outcome : outcomes) {
-      if (outcome.cancelled) return job.fail_all(outcome.error);
+  }
+}
+
+void Engine::adopt(const std::vector<TaskProgram>& tasks, std::vector<TaskOutcome>& outcomes, Job& job) {
+  for (std::size_t t = 0; t < tasks.size(); ++t) {
+    if (outcomes[t].lost.has_value()) {
+      job.lost.insert(*outcomes[t].lost);  // ends: each time there are more that are not relied on
+    } else if (outcomes[t].succeeded()) {
+      adopt(tasks[t], outcomes[t].result, job);
     }
-    settle_failures(tasks, outcomes, is_apart, job, apart);
   }
 }
 

@@ -108,6 +108,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   void run_rounds(Job& job, TaskId stage, Cancelled cancelled);
   void settle_failures(const std::vector<TaskProgram>& tasks, const std::vector<TaskOutcome>& outcomes, bool were_apart,
                        Job& job, ProductsByTargets& apart);
+  void adopt(const std::vector<TaskProgram>& tasks, std::vector<TaskOutcome>& outcomes, Job& job);
   void adopt(const TaskProgram& program, TaskResult& result, Job& job);
 
   Runtime& runtime_;

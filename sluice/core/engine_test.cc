@@ -13,6 +13,7 @@
 
 #include "sluice/core/folds.h"
 #include "sluice/core/kernels.h"
+#include "sluice/core/plan.h"
 #include "sluice/core/shuffles.h"
 #include "sluice/core/sources.h"
 #include "sluice/core/turns.h"
@@ -534,6 +535,35 @@ TEST_P(EngineTest, TellsTasksTheBatchTheyBelongTo) {
     return Number{TaskContext::current()->batch_time().time_since_epoch() / std::chrono::seconds(1)};
   });
   EXPECT_EQ(values_of(engine->run({node}, options)[0]), Numbers{7});
+}
+
+TEST(Plan, HasAllRoundsOfAJobAtOnce) {
+  HandRuntime runtime;
+  const auto engine = std::make_shared<Engine>(runtime, EngineOptions{});
+  const NodePtr first = moved(engine, numbers(100, 3), 4);
+  const NodePtr third = summed(engine, moved(engine, mapped(first, [](Number n) { return n; }), 2), 1);
+  const std::vector<NodePtr> targets{third, first};
+  Job job(targets);
+  const Rounds rounds = plan_rounds(job, engine->shuffles(), engine->blocks());
+  ASSERT_EQ(rounds.size(), 4U);
+  EXPECT_EQ(rounds[0].size(), 3U);
+  EXPECT_EQ(rounds[1].size(), 4U);
+  EXPECT_EQ(rounds[1][0].outputs.size(), 2U);  // for the second shuffle and for the second target
+  EXPECT_EQ(rounds[2].size(), 2U);
+  EXPECT_EQ(rounds[3].size(), 1U);
+}
+
+TEST(Plan, EndsBeforeARoundThatWantsAPartitionThatIsOnlyThenCached) {
+  HandRuntime runtime;
+  const auto engine = std::make_shared<Engine>(runtime, EngineOptions{});
+  const std::uint64_t accumulator = engine->next_id();
+  const NodePtr cached = make_cached(*engine, counted(numbers(100, 2), accumulator), Keep::memory);
+  const std::vector<NodePtr> targets{
+      make_union(named("union"), {cached, moved(engine, cached, 2)}, UnionBody::How::append)};
+  Job job(targets);
+  EXPECT_EQ(plan_rounds(job, engine->shuffles(), engine->blocks()).size(), 1U);
+  EXPECT_EQ(run(engine, targets[0]).size(), 200U);
+  EXPECT_EQ(engine->accumulated(accumulator), 100);
 }
 
 TEST(Engine, RefusesNumbersOfPartitionsThatKeysCannotHave) {

@@ -67,8 +67,14 @@ std::unique_ptr<RunningService> LocalRunner::start_service(const Shipped<Service
   throw Error(Code::no_executors, {.why = "services run on executors only"});
 }
 
-std::vector<TaskOutcome> LocalRunner::run(const std::vector<TaskProgram>& tasks, const TaskId& stage,
-                                          const std::atomic<bool>* cancelled) {
+Outcomes LocalRunner::run(const Rounds& rounds, const TaskId& stage, const std::atomic<bool>* cancelled) {
+  return run_one_by_one(rounds, stage, [&](const std::vector<TaskProgram>& tasks, const TaskId& id) {
+    return run_round(tasks, id, cancelled);
+  });
+}
+
+std::vector<TaskOutcome> LocalRunner::run_round(const std::vector<TaskProgram>& tasks, const TaskId& stage,
+                                                Cancelled cancelled) {
   std::vector<TaskOutcome> outcomes(tasks.size());
   const auto shared = std::make_shared<SharedRound>();
   shared->left = tasks.size();

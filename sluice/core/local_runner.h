@@ -20,8 +20,7 @@ class LocalRunner final : public TaskRunner {
   LocalRunner(TaskEnvironment& environment, const LocalRunnerOptions& options);
   ~LocalRunner() override;
 
-  std::vector<TaskOutcome> run(const std::vector<TaskProgram>& tasks, const TaskId& stage,
-                               const std::atomic<bool>* cancelled) override;
+  Outcomes run(const Rounds& rounds, const TaskId& stage, const std::atomic<bool>* cancelled) override;
   void reserve_cores(long cores) override;
   void close_shuffle(std::uint64_t shuffle) override { environment_.shuffles.close(shuffle); }
   void remove_blocks(std::uint64_t owner) override { environment_.blocks.remove_owner(owner); }
@@ -40,6 +39,7 @@ class LocalRunner final : public TaskRunner {
 
  private:
   using Cancelled = const std::atomic<bool>*;
+  std::vector<TaskOutcome> run_round(const std::vector<TaskProgram>& tasks, const TaskId& stage, Cancelled cancelled);
   TaskOutcome run_with_retries(const TaskProgram& program, TaskId id, Cancelled cancelled);
   TaskResult run_once(const TaskProgram& program, const TaskId& id, Cancelled cancelled, FailedOutputs& failed);
 

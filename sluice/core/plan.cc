@@ -8,8 +8,21 @@
 namespace sluice::detail {
 namespace {
 
+/// More rounds would be told nobody any sooner, and every executor keeps their tasks in memory.
+constexpr std::size_t rounds_max = 8;
+
+/// What the rounds that have been planned will have made.
+struct Ahead {
+  std::set<std::uint64_t> shuffles;
+  std::set<std::size_t> targets;
+  std::set<BlockId> blocks;
+  /// Operators whose state they change.
+  std::set<const OperatorInfo*> with_state;
+};
+
 /// What may be relied on when the graph is walked.
 struct Stores {
+  bool complete(std::uint64_t shuffle) const { return ahead.shuffles.contains(shuffle) || shuffles.complete(shuffle); }
   bool has_block(const BlockId& id) const { return !lost.contains(id) && blocks.has(id); }
   /// A cached node of which no partition must be computed.
   bool cached_whole(const Node& node) const {
@@ -24,6 +37,7 @@ struct Stores {
   ShuffleStore& shuffles;
   BlockStore& blocks;
   const std::set<BlockId>& lost;
+  const Ahead& ahead;
 };
 
 /// Something to compute: the map side of a shuffle, or a target of the job.
@@ -37,10 +51,13 @@ class Planner {
  public:
   Planner(const Job& job, const Stores& stores) : job_(job), stores_(stores) {
     for (std::size_t i = 0; i < job.targets.size(); ++i) {
-      if (!job.is_open(i)) continue;
+      if (!job.is_open(i) || stores.ahead.targets.contains(i)) continue;
       if (!needs_shuffles(*job.targets[i])) sinks_.push_back({job.targets[i].get(), nullptr, i});
     }
   }
+
+  /// There is nothing left to do.
+  bool is_at_end() const { return sinks_.empty(); }
 
   std::vector<TaskProgram> plan(const Products* only) {
     for (const Sink& sink : sinks_) {
@@ -61,6 +78,22 @@ class Planner {
     return split();
   }
 
+  /// What has been planned needs a block, or state, that an earlier round makes or changes.
+  bool must_wait() const { return must_wait_; }
+
+  /// Adds what it will have made.
+  void add_to(Ahead& ahead) const {
+    for (const Sink& sink : sinks_) {
+      if (sink.shuffled == nullptr) {
+        ahead.targets.insert(sink.target);
+      } else {
+        ahead.shuffles.insert(std::get<ShuffledBody>(sink.shuffled->body).lease->id);
+      }
+    }
+    ahead.blocks.insert(blocks_.begin(), blocks_.end());
+    ahead.with_state.insert(with_state_.begin(), with_state_.end());
+  }
+
  private:
   // True when a shuffle below `node` must run first; then its map side (or what that needs) becomes a sink.
   bool needs_shuffles(const Node& node) {
@@ -68,7 +101,7 @@ class Planner {
     if (known != needs_.end()) return known->second;
     bool needs = false;
     if (const auto* shuffled = std::get_if<ShuffledBody>(&node.body)) {
-      if (!stores_.shuffles.complete(shuffled->lease->id)) {
+      if (!stores_.complete(shuffled->lease->id)) {
         needs = true;
         if (!needs_shuffles(*node.parents[0])) sinks_.push_back({node.parents[0].get(), &node, 0});
       }
@@ -107,6 +140,10 @@ class Planner {
     step.info = node.info;
     step.partition = static_cast<std::uint32_t>(partition);
     step.batch = node.batch;
+    if (node.batch != 0) {
+      must_wait_ = must_wait_ || stores_.ahead.with_state.contains(node.info.get());
+      with_state_.insert(node.info.get());
+    }
     if (const auto* source = std::get_if<SourceBody>(&node.body)) {
       step.what = ReadSource{source->of(partition)};
     } else if (const auto* narrow = std::get_if<NarrowBody>(&node.body)) {
@@ -142,6 +179,8 @@ class Planner {
     step.inputs.push_back(add_step(*node.parents[0], partition));
     step.what = PassThrough{};
     if (stores_.lost.contains(id)) return;
+    must_wait_ = must_wait_ || stores_.ahead.blocks.contains(id);
+    blocks_.insert(id);
     TaskOutput output;
     output.what = WriteBlock{id, node.type, static_cast<int>(cached.level), cached.twice};
     output.step = step.inputs[0];
@@ -193,6 +232,9 @@ class Planner {
   std::vector<TaskStep> steps_;
   std::vector<std::uint32_t> root_;
   std::vector<TaskOutput> outputs_;
+  std::set<BlockId> blocks_;
+  std::set<const OperatorInfo*> with_state_;
+  bool must_wait_ = false;
   std::unordered_map<std::pair<const Node*, std::size_t>, std::uint32_t, InstanceHash> index_;
 };
 
@@ -200,7 +242,7 @@ class Planner {
 bool needs(const Node& node, std::uint64_t shuffle, const Stores& stores, std::unordered_set<const Node*>& seen) {
   if (!seen.insert(&node).second) return false;
   if (const auto* shuffled = std::get_if<ShuffledBody>(&node.body)) {
-    if (stores.shuffles.complete(shuffled->lease->id)) return false;
+    if (stores.complete(shuffled->lease->id)) return false;
     if (shuffled->lease->id == shuffle) return true;
   } else if (stores.cached_whole(node)) {
     return false;
@@ -240,9 +282,27 @@ void Job::fail(std::size_t target, const std::exception_ptr& error) {
   results[target].partitions.clear();
 }
 
-std::vector<TaskProgram> plan_round(const Job& job, ShuffleStore& shuffles, BlockStore& blocks, const Products* only) {
-  const Stores stores{shuffles, blocks, job.lost};
-  return Planner(job, stores).plan(only);
+Rounds plan_rounds(const Job& job, ShuffleStore& shuffles, BlockStore& blocks) {
+  Rounds rounds;
+  Ahead ahead;
+  const Stores stores{shuffles, blocks, job.lost, ahead};
+  while (rounds.size() < rounds_max) {
+    Planner planner(job, stores);
+    if (planner.is_at_end()) break;
+    std::vector<TaskProgram> tasks = planner.plan(nullptr);
+    if (planner.must_wait()) break;
+    planner.add_to(ahead);
+    rounds.push_back(std::move(tasks));
+  }
+  return rounds;
+}
+
+Rounds plan_only(const Products& products, const Job& job, ShuffleStore& shuffles, BlockStore& blocks) {
+  const Ahead nothing;
+  const Stores stores{shuffles, blocks, job.lost, nothing};
+  Rounds rounds;
+  rounds.push_back(Planner(job, stores).plan(&products));
+  return rounds;
 }
 
 std::optional<Product> product_of(const TaskOutput& output) {
@@ -256,7 +316,8 @@ std::optional<Product> product_of(const TaskOutput& output) {
 }
 
 std::vector<std::size_t> needed_by(const Product& product, const Job& job, ShuffleStore& shuffles, BlockStore& blocks) {
-  const Stores stores{shuffles, blocks, job.lost};
+  const Ahead nothing;
+  const Stores stores{shuffles, blocks, job.lost, nothing};
   std::vector<std::size_t> targets;
   for (std::size_t i = 0; i < job.targets.size(); ++i) {
     if (!job.is_open(i)) continue;

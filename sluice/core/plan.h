@@ -1,4 +1,4 @@
-// The planner: from targets and the lineage graph to tasks, a round at a time.
+// The planner: from targets and the lineage graph to rounds of tasks.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +22,7 @@ struct Product {
 };
 using Products = std::set<Product>;
 
-/// A job between two rounds.
+/// A job between two plans.
 struct Job {
   explicit Job(const std::vector<NodePtr>& of);
 
@@ -43,12 +43,17 @@ struct Job {
   std::set<BlockId> lost;
 };
 
-/// The next round for the targets that are open: tasks that can run at the same time, and make what is missing of the
-/// targets and of the shuffles they need, where nothing else must be made before. Products that are there already, and
-/// cached partitions, are not made again. With `only`, tasks for no others than these products, perhaps none. Without,
-/// a round gets the job on, even where it has no task: a shuffle of nothing is complete then.
-std::vector<TaskProgram> plan_round(const Job& job, ShuffleStore& shuffles, BlockStore& blocks,
-                                    const Products* only = nullptr);
+/// The next rounds for the targets that are open: tasks that make what is missing of the targets and of the shuffles
+/// they need. Products that are there already, and cached partitions, are not made again. Every round gets the job on,
+/// even where it has no task: a shuffle of nothing is complete then.
+///
+/// What a round needs, and rounds before it are to make, counts as made; so these may be the job's last rounds. They are
+/// not where a cached partition, or state, would be wanted again that one of them makes or changes: then the next plan
+/// goes on, when it is there.
+Rounds plan_rounds(const Job& job, ShuffleStore& shuffles, BlockStore& blocks);
+
+/// One round, in which there are tasks for no others than these products, perhaps none.
+Rounds plan_only(const Products& products, const Job& job, ShuffleStore& shuffles, BlockStore& blocks);
 
 /// The product an output of a task stands for; those of its blocks are made by the way and stand for none.
 std::optional<Product> product_of(const TaskOutput& output);

@@ -147,7 +147,7 @@ bool ShuffleStore::put(std::uint64_t shuffle, std::size_t map_partition, std::ve
     Shuffle& into = shuffles_.at(shuffle);
     Map& map = into.maps.at(map_partition);
     if (map.is_present) return false;
-    map.is_present = true;
+    map.is_present = map.was_present = true;
     map.buckets = std::make_shared<const Buckets>(std::move(buckets));
     map.bytes = bytes;
     --into.missing;
@@ -168,7 +168,7 @@ bool ShuffleStore::put_elsewhere(std::uint64_t shuffle, std::size_t map_partitio
   if (map.is_present) return false;
   map.is_present = true;
   --into.missing;
-  return !std::exchange(map.ever_elsewhere, true);
+  return !std::exchange(map.was_present, true);
 }
 
 // Under the mutex. nullptr when it is missing.
@@ -319,6 +319,15 @@ bool ShuffleStore::complete(std::uint64_t shuffle) {
   const std::lock_guard lock(mutex_);
   const auto found = shuffles_.find(shuffle);
   return found != shuffles_.end() && found->second.missing == 0;
+}
+
+bool ShuffleStore::is_to_come(std::uint64_t shuffle, const std::vector<std::uint32_t>& map_partitions) {
+  const std::lock_guard lock(mutex_);
+  const auto found = shuffles_.find(shuffle);
+  if (found == shuffles_.end()) return true;
+  const std::vector<Map>& maps = found->second.maps;
+  return std::any_of(map_partitions.begin(), map_partitions.end(),
+                     [&maps](std::uint32_t map) { return map < maps.size() && !maps[map].was_present; });
 }
 
 void ShuffleStore::close(std::uint64_t shuffle) {

@@ -88,6 +88,8 @@ class ShuffleStore {
   /// The same packed (packed_bucket.h), empty for nullptr. What lies on disk is not decoded. Needs the kernel.
   std::optional<std::string> find_packed(std::uint64_t shuffle, std::size_t map_partition, std::size_t target);
   bool complete(std::uint64_t shuffle);
+  /// True when one of the map partitions has never been put: not when it has been lost since.
+  bool is_to_come(std::uint64_t shuffle, const std::vector<std::uint32_t>& map_partitions);
   void close(std::uint64_t shuffle);
   std::size_t size();
 
@@ -115,7 +117,7 @@ class ShuffleStore {
   struct Map {
     bool is_present = false;
     /// Also when it was lost since.
-    bool ever_elsewhere = false;
+    bool was_present = false;
     std::shared_ptr<const Buckets> buckets;
     std::shared_ptr<const SpilledMap> spilled;
     std::size_t bytes = 0;

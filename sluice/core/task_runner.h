@@ -28,19 +28,44 @@ struct TaskOutcome {
   bool cancelled = false;
   /// Where it ran, or what it needed from there, is gone: nobody knows whether it has succeeded.
   bool place_lost = false;
+  /// A task of an earlier round has not succeeded, and it may have needed that.
+  bool not_run = false;
 
-  bool succeeded() const { return error == nullptr && !lost.has_value() && !place_lost; }
+  bool succeeded() const { return error == nullptr && !lost.has_value() && !place_lost && !not_run; }
 };
+
+/// Tasks of a round can run at the same time; those of a later one may read what earlier ones leave.
+using Rounds = std::vector<std::vector<TaskProgram>>;
+/// By round and task.
+using Outcomes = std::vector<std::vector<TaskOutcome>>;
+
+/// Calls outcomes = run(tasks, stage) for one round after the other, until a task has not succeeded.
+template <class Run>
+Outcomes run_one_by_one(const Rounds& rounds, TaskId stage, const Run& run) {
+  Outcomes outcomes;
+  bool goes_on = true;
+  for (const std::vector<TaskProgram>& tasks : rounds) {
+    if (goes_on) {
+      outcomes.push_back(run(tasks, stage));
+      for (const TaskOutcome& outcome : outcomes.back()) goes_on = goes_on && outcome.succeeded();
+    } else {
+      outcomes.emplace_back(tasks.size());
+      for (TaskOutcome& outcome : outcomes.back()) outcome.not_run = true;
+    }
+    ++stage.stage;
+  }
+  return outcomes;
+}
 
 /// Runs the tasks of rounds, and keeps what they leave: shuffle output, blocks, state. Threads: safe from all threads.
 class TaskRunner {
  public:
   virtual ~TaskRunner() = default;
 
-  /// Runs all tasks, also when one fails: what is adopted does not depend on which one was faster. A failing task is
-  /// tried as often as the engine's options say. `cancelled` may be null.
-  virtual std::vector<TaskOutcome> run(const std::vector<TaskProgram>& tasks, const TaskId& stage,
-                                       const std::atomic<bool>* cancelled) = 0;
+  /// Runs all tasks of a round, also when one fails: what is adopted does not depend on which one was faster. Those of
+  /// the rounds behind it need not be run then. A failing task is tried as often as the engine's options say. `stage`
+  /// is that of the first round, and those of the others follow. `cancelled` may be null.
+  virtual Outcomes run(const Rounds& rounds, const TaskId& stage, const std::atomic<bool>* cancelled) = 0;
   /// Takes cores away from tasks; SLU-105 when none would be left. Negative gives them back.
   virtual void reserve_cores(long cores) = 0;
 

@@ -207,9 +207,9 @@ enum class Job : std::uint8_t { state, total };
 /// A simulated cluster that counts words in as many partitions as there are executors.
 class Nodes {
  public:
-  explicit Nodes(std::size_t nodes, Duration checkpoint_interval = 1h)
+  explicit Nodes(std::size_t nodes, Duration checkpoint_interval = 1h, Duration message_delay_max = 200us)
       : nodes_(nodes),
-        sim(nodes, {.message_delay_max = 200us}),
+        sim(nodes, {.message_delay_max = message_delay_max}),
         runtime_(sim, traffic),
         checkpoint_interval_(checkpoint_interval) {}
 
@@ -329,6 +329,22 @@ TEST(Nodes, WhatExecutorsAreToldOfEachOtherGrowsWithTheSquareOfTheirNumberAtMost
       EXPECT_LE(death.bytes, 120 * n);
     });
   }
+}
+
+// All tasks of the batch are told at once (1 delay). The first shuffle is asked for and answered (2); who reads the
+// second has asked long before. Changes of state go to their copy and back (2) before the driver is told (1).
+TEST(Nodes, ABatchWaitsForTheDriverOnceHoweverManyShufflesItHas) {
+  constexpr Duration delay_max = 20ms;
+  Nodes nodes(8, 1h, delay_max);
+  nodes.live(Job::state, [&](StreamTest& t) {
+    nodes.run(t, 3);
+    Duration longest{};
+    for (int i = 0; i < 50; ++i) {
+      nodes.run(t, 1);
+      longest = std::max(longest, nodes.took);
+    }
+    EXPECT_LE(longest, 6 * delay_max);
+  });
 }
 
 TEST(Nodes, SignsOfLifeAreFiveASecondForEachExecutor) {
