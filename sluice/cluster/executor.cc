@@ -225,7 +225,10 @@ bool Executor::read_from_driver() {
 void Executor::handle(std::string_view message) {
   switch (message_kind(message)) {
     case Peers::kind: return peers_.change_peers(decode_message<Peers>(message));
-    case RunTask::kind: return start(decode_message<RunTask>(message));
+    case RunTasks::kind: {
+      for (RunTask& task : decode_message<RunTasks>(message).tasks) start(std::move(task));
+      return;
+    }
     case StateRequest::kind: return handle_state(decode_message<StateRequest>(message));
     case StartService::kind: return services_.start(decode_message<StartService>(message));
     case StopService::kind: return services_.stop(decode_message<StopService>(message));
@@ -614,9 +617,10 @@ void Executor::answer(ExecutorId from, std::string_view message, const PeerConne
   switch (message_kind(message)) {
     case Fetch::kind: {
       const auto fetch = decode_message<Fetch>(message);
-      if (!fetch.is_to_come) return reply(encode_message(buckets_for(fetch)));
+      if (!fetch.is_to_come) return reply.now(encode_message(buckets_for(fetch)));
       return await_output(fetch.shuffle, fetch.maps, [this, fetch, reply](bool has_come) {
-        reply(encode_message(has_come ? buckets_for(fetch) : Fetched{.request = fetch.request, .is_to_come = true}));
+        reply.later(
+            encode_message(has_come ? buckets_for(fetch) : Fetched{.request = fetch.request, .is_to_come = true}));
       });
     }
     case FetchBlock::kind: {
@@ -627,7 +631,7 @@ void Executor::answer(ExecutorId from, std::string_view message, const PeerConne
         fetched.records = encoded(*records);
         fetched.found = true;
       }
-      return reply(encode_message(fetched));
+      return reply.now(encode_message(fetched));
     }
     default: break;
   }
@@ -645,7 +649,7 @@ void Executor::answer(ExecutorId from, std::string_view message, const PeerConne
   } catch (const Error& error) {
     taken.error = error.what();
   }
-  reply(encode_message(taken));
+  reply.now(encode_message(taken));
 }
 
 // `told` is called at once when it has come already; on any thread.
@@ -668,10 +672,11 @@ void Executor::tell_of_output(const TaskProgram& program) {
     const std::lock_guard lock(mutex_);
     for (auto awaited = awaited_.begin(); awaited != awaited_.end();) {
       const auto next = std::next(awaited);
-      const bool is_written = std::any_of(program.outputs.begin(), program.outputs.end(), [&](const TaskOutput& output) {
-        const auto* write = std::get_if<WriteShuffle>(&output.what);
-        return write != nullptr && write->shuffle == awaited->shuffle;
-      });
+      const bool is_written =
+          std::any_of(program.outputs.begin(), program.outputs.end(), [&](const TaskOutput& output) {
+            const auto* write = std::get_if<WriteShuffle>(&output.what);
+            return write != nullptr && write->shuffle == awaited->shuffle;
+          });
       if (is_written && !shuffles_.is_to_come(awaited->shuffle, awaited->maps)) {
         come.splice(come.end(), awaited_, awaited);
       }

@@ -101,7 +101,6 @@ struct BlockAt {
 
 /// A task to be run.
 struct RunTask {
-  static constexpr std::uint8_t kind = 4;
   /// For TaskDone.
   std::uint64_t ticket = 0;
   std::uint64_t job = 0;
@@ -123,6 +122,12 @@ struct RunTask {
   std::vector<BlockAt> blocks;
   /// TaskProgram.
   std::string program;
+};
+
+/// Tasks to be run.
+struct RunTasks {
+  static constexpr std::uint8_t kind = 4;
+  std::vector<RunTask> tasks;
 };
 
 /// Nothing will be asked of these any more.

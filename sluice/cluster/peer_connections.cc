@@ -1,5 +1,6 @@
 #include "sluice/cluster/peer_connections.h"
 
+#include <deque>
 #include <utility>
 
 #include "sluice/cluster/handshake.h"
@@ -8,6 +9,9 @@
 
 namespace sluice::detail {
 namespace {
+
+/// The buffers of a connection take so much, mostly.
+constexpr std::size_t small_bytes_max = 64 << 10;
 
 Error not_reached(ExecutorId id, const std::string& why) {
   return Error(Code::network_failed, {.why = "executor " + std::to_string(id) + ": " + why});
@@ -34,8 +38,22 @@ struct PeerConnections::Link {
 
 /// To answer.
 struct PeerConnections::Served {
-  std::unique_ptr<Channel> channel;
+  Served(Runtime& runtime, std::unique_ptr<Connection> connection) : channel(runtime, std::move(connection)) {}
+  void send(std::string_view message) {
+    try {
+      channel.send(message);
+    } catch (const Error&) {
+      channel.close();  // the one that asks sees the end, and tells the driver
+    }
+  }
+
+  Channel channel;
   ExecutorId from = 0;
+  std::mutex mutex;
+  /// Large answers for which nobody waits, and who sends them; null until there are any.
+  std::deque<std::string> answers;
+  std::unique_ptr<Condition> has_answers;
+  bool is_closed = false;
 };
 
 PeerConnections::PeerConnections(Runtime& runtime, Transport& transport, std::string token, Answer answer)
@@ -64,7 +82,7 @@ void PeerConnections::close() {
   closed_ = true;
   changed_->notify_all();
   if (listener_ != nullptr) listener_->close();
-  for (const auto& served : served_) served->channel->close();
+  for (const auto& served : served_) served->channel.close();
   for (const auto& [id, link] : links_) {
     if (link->channel != nullptr) link->channel->close();
   }
@@ -84,7 +102,7 @@ void PeerConnections::change_peers(Peers changes) {
     if (!peers_.contains(id) && link->channel != nullptr) link->channel->close();
   }
   for (const auto& served : served_) {
-    if (served->from != 0 && !peers_.contains(served->from)) served->channel->close();
+    if (served->from != 0 && !peers_.contains(served->from)) served->channel.close();
   }
 }
 
@@ -234,8 +252,7 @@ void PeerConnections::read_answers(const LinkPtr& link) {
 
 void PeerConnections::accept() {
   while (auto connection = listener_->accept(Time::max())) {
-    auto served = std::make_shared<Served>();
-    served->channel = std::make_unique<Channel>(runtime_, std::move(connection));
+    auto served = std::make_shared<Served>(runtime_, std::move(connection));
     const std::lock_guard lock(mutex_);
     if (closed_) return;
     served_.push_back(served);
@@ -256,7 +273,7 @@ bool PeerConnections::wait_for_peer(ExecutorId id, Served& served) {
 }
 
 void PeerConnections::serve(const std::shared_ptr<Served>& served) {
-  Channel& channel = *served->channel;
+  Channel& channel = served->channel;
   try {
     if (const std::optional<Hello> hello = hear_hello(runtime_, channel)) {
       Welcome welcome;
@@ -265,13 +282,7 @@ void PeerConnections::serve(const std::shared_ptr<Served>& served) {
         welcome.refusal = "the driver has not told of it";
       }
       channel.send(encode_message(welcome));
-      const Reply reply = [served](std::string_view message) {
-        try {
-          served->channel->send(message);
-        } catch (const Error&) {
-          served->channel->close();  // the one that asks sees the end, and tells the driver
-        }
-      };
+      const Reply reply(*this, served);
       while (welcome.refusal.empty()) {
         const auto message = channel.receive();
         if (!message.has_value()) break;
@@ -282,8 +293,42 @@ void PeerConnections::serve(const std::shared_ptr<Served>& served) {
     channel.close();  // the one that asks sees the end, and tells the driver
   }
   channel.close();
+  {
+    const std::lock_guard lock(served->mutex);
+    served->is_closed = true;
+    if (served->has_answers != nullptr) served->has_answers->notify_all();
+  }
   const std::lock_guard lock(mutex_);
   served_.remove(served);
+}
+
+void PeerConnections::Reply::now(std::string_view message) const { served_->send(message); }
+
+void PeerConnections::Reply::later(std::string message) const {
+  if (message.size() <= small_bytes_max) return served_->send(message);
+  connections_.send_later(served_, std::move(message));
+}
+
+void PeerConnections::send_later(const std::shared_ptr<Served>& served, std::string message) {
+  const std::lock_guard lock(served->mutex);
+  if (served->is_closed) return;
+  served->answers.push_back(std::move(message));
+  if (served->has_answers != nullptr) return served->has_answers->notify_all();
+  served->has_answers = runtime_.condition();
+  threads_.spawn("answers", [served] {
+    std::unique_lock lock(served->mutex);
+    while (!served->is_closed) {
+      if (served->answers.empty()) {
+        served->has_answers->wait(lock);
+        continue;
+      }
+      const std::string answer = std::move(served->answers.front());
+      served->answers.pop_front();
+      lock.unlock();
+      served->send(answer);
+      lock.lock();
+    }
+  });
 }
 
 }  // namespace sluice::detail

@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "sluice/cluster/channel.h"
@@ -24,9 +25,12 @@ namespace sluice::detail {
 
 /// See the head of this file. Threads: safe from all threads.
 class PeerConnections {
+ private:
+  struct Served;
+
  public:
-  /// Takes the answer to a question, once, at any time and on any thread; waits until the other one reads.
-  using Reply = std::function<void(std::string_view message)>;
+  /// Takes the answer to a question, once.
+  class Reply;
   /// A question of that executor, on a thread of the connection.
   using Answer = std::function<void(ExecutorId from, std::string_view message, const Reply& reply)>;
   PeerConnections(Runtime& runtime, Transport& transport, std::string token, Answer answer);
@@ -63,7 +67,6 @@ class PeerConnections {
 
  private:
   struct Link;
-  struct Served;
   using LinkPtr = std::shared_ptr<Link>;
 
   std::uint64_t next_request();
@@ -74,6 +77,7 @@ class PeerConnections {
   void accept();
   bool wait_for_peer(ExecutorId id, Served& served);
   void serve(const std::shared_ptr<Served>& served);
+  void send_later(const std::shared_ptr<Served>& served, std::string message);
 
   Runtime& runtime_;
   Transport& transport_;
@@ -89,6 +93,20 @@ class PeerConnections {
   std::list<std::shared_ptr<Served>> served_;
   std::uint64_t last_request_ = 0;
   Threads threads_;
+};
+
+class PeerConnections::Reply {
+ public:
+  Reply(PeerConnections& connections, std::shared_ptr<Served> served)
+      : connections_(connections), served_(std::move(served)) {}
+  /// Waits until the other one takes it.
+  void now(std::string_view message) const;
+  /// Any time later, from any thread. Waits for what is small only.
+  void later(std::string message) const;
+
+ private:
+  PeerConnections& connections_;
+  const std::shared_ptr<Served> served_;
 };
 
 }  // namespace sluice::detail

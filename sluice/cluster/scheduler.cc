@@ -13,6 +13,8 @@ namespace {
 
 /// How often a flag that wakes nobody is looked at.
 constexpr Duration look_again = std::chrono::milliseconds(10);
+/// Tasks are told executors together, but not so many that the first would wait for the last to be placed.
+constexpr std::size_t send_bytes_min = 64 << 10;
 /// Set in the number of an attempt that runs beside another one.
 constexpr std::uint32_t second_attempt = 1U << 31;
 /// So many times a task may fail on an executor and succeed on another before that one is given up.
@@ -139,7 +141,7 @@ Outcomes ClusterScheduler::run_group(std::span<const std::vector<TaskProgram>> r
       const std::lock_guard lock(mutex_);
       group->begin(todo);
     }
-    for (const std::uint32_t task : todo) dispatch(group, task, group->outcome(task));
+    dispatch(group, todo);
     wait(group, cancelled);
     for (const std::uint32_t task : todo) {
       TaskOutcome& outcome = group->outcome(task);
@@ -216,10 +218,12 @@ void ClusterScheduler::wait(const std::shared_ptr<TaskGroup>& group, Cancelled c
     const std::vector<std::uint32_t> slow = slow_tasks(*group);
     if (!slow.empty()) {
       lock.unlock();
+      ToSend to_send;
       for (const std::uint32_t task : slow) {
         TaskOutcome nowhere;  // where it cannot be placed, it goes on where it is
-        dispatch(group, task, nowhere);
+        give(group, task, nowhere, to_send);
       }
+      send(to_send);
       lock.lock();
       continue;
     }
@@ -342,10 +346,19 @@ void ClusterScheduler::await_executor() {
   throw no_executors("none has come");
 }
 
+void ClusterScheduler::dispatch(const std::shared_ptr<TaskGroup>& group, const std::vector<std::uint32_t>& todo) {
+  ToSend to_send;
+  for (const std::uint32_t task : todo) {
+    give(group, task, group->outcome(task), to_send);
+    if (to_send.bytes >= send_bytes_min) send(to_send);
+  }
+  send(to_send);
+}
+
 // A task that somebody is at already is given to another one.
-void ClusterScheduler::dispatch(const std::shared_ptr<TaskGroup>& group, std::uint32_t task, TaskOutcome& outcome) {
+void ClusterScheduler::give(const std::shared_ptr<TaskGroup>& group, std::uint32_t task, TaskOutcome& outcome,
+                            ToSend& to_send) {
   RunTask message;
-  ExecutorId executor = 0;
   try {
     await_executor();
     message.program = encoded(group->program(task));
@@ -354,35 +367,43 @@ void ClusterScheduler::dispatch(const std::shared_ptr<TaskGroup>& group, std::ui
     const std::lock_guard lock(mutex_);
     return group->refused(task);
   }
-  {
-    const std::lock_guard lock(mutex_);
-    if (!group->is_wanted(task)) return;
-    const bool is_second = group->running(task) > 0;
-    executor = place(*group, task, is_second ? group->first(task) : 0, message, outcome);
-    if (executor == 0) return is_second ? void() : group->refused(task);
-    const TaskId id = group->id_of(task);
-    message.ticket = ++last_ticket_;
-    message.job = id.job;
-    message.stage = id.stage;
-    message.task = id.task;
-    message.batch = id.batch;
-    // One that a lost executor may still be at has another number: what writes files under it does not meet.
-    message.attempt = lost_executors_ * options_.task_tries + id.attempt;
-    if (is_second) message.attempt |= second_attempt;
-    tickets_[message.ticket] = {group, task, group->attempt(), {executor, message.copy_at, message.block_copy_at}};
-    ++loads_[executor];
-    group->give(task, executor, runtime_.clock().now());
-  }
-  tasks_.fetch_add(1);
-  members_->send(executor, encode_message(message));
-  if (members_->is_alive(executor)) return;
-  // It was lost before it had the ticket, perhaps: then nobody would ever say so.
   const std::lock_guard lock(mutex_);
-  if (!tickets_.contains(message.ticket)) return;
-  TaskOutcome lost;
-  lost.place_lost = true;
-  ended(message.ticket, std::move(lost));
-  loads_.erase(executor);
+  if (!group->is_wanted(task)) return;
+  const bool is_second = group->running(task) > 0;
+  const ExecutorId executor = place(*group, task, is_second ? group->first(task) : 0, message, outcome);
+  if (executor == 0) return is_second ? void() : group->refused(task);
+  const TaskId id = group->id_of(task);
+  message.ticket = ++last_ticket_;
+  message.job = id.job;
+  message.stage = id.stage;
+  message.task = id.task;
+  message.batch = id.batch;
+  // One that a lost executor may still be at has another number: what writes files under it does not meet.
+  message.attempt = lost_executors_ * options_.task_tries + id.attempt;
+  if (is_second) message.attempt |= second_attempt;
+  tickets_[message.ticket] = {group, task, group->attempt(), {executor, message.copy_at, message.block_copy_at}};
+  ++loads_[executor];
+  group->give(task, executor, runtime_.clock().now());
+  to_send.bytes += message.program.size();
+  to_send.tasks[executor].tasks.push_back(std::move(message));
+}
+
+void ClusterScheduler::send(ToSend& to_send) {
+  for (const auto& [executor, message] : to_send.tasks) {
+    tasks_.fetch_add(message.tasks.size());
+    members_->send(executor, encode_message(message));
+    if (members_->is_alive(executor)) continue;
+    // It was lost before it had the tickets, perhaps: then nobody would ever say so.
+    const std::lock_guard lock(mutex_);
+    for (const RunTask& task : message.tasks) {
+      if (!tickets_.contains(task.ticket)) continue;
+      TaskOutcome lost;
+      lost.place_lost = true;
+      ended(task.ticket, std::move(lost));
+    }
+    loads_.erase(executor);
+  }
+  to_send = {};
 }
 
 // Under the mutex. The ticket is known. False when its outcome does not count.

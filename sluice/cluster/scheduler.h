@@ -10,7 +10,8 @@
 //      said to be lost.
 //      The same for shuffle output that an executor does not have any more.
 //  C2. What a task has left is adopted only while its executor is alive.
-//  C3. Of attempts at a task that run at the same time one counts (T1 in task_group.h). Tasks that change state have one.
+//  C3. Of attempts at a task that run at the same time one counts (T1 in task_group.h). Tasks that change state have
+//  one.
 #pragma once
 
 #include <atomic>
@@ -100,12 +101,20 @@ class ClusterScheduler final : public TaskRunner {
     GivenTask given;
   };
 
+  /// Tasks that have been placed.
+  struct ToSend {
+    std::map<ExecutorId, RunTasks> tasks;
+    std::size_t bytes = 0;
+  };
+
   void on_message(ExecutorId executor, std::string_view message);
   void on_lost(ExecutorId executor);
   Error no_executors(const std::string& how_many);
   void on_service_block(const BlockId& block, ExecutorId executor, ExecutorId copy);
   Outcomes run_group(std::span<const std::vector<TaskProgram>> rounds, const TaskId& stage, Cancelled cancelled);
-  void dispatch(const std::shared_ptr<TaskGroup>& group, std::uint32_t task, TaskOutcome& outcome);
+  void dispatch(const std::shared_ptr<TaskGroup>& group, const std::vector<std::uint32_t>& todo);
+  void give(const std::shared_ptr<TaskGroup>& group, std::uint32_t task, TaskOutcome& outcome, ToSend& to_send);
+  void send(ToSend& to_send);
   ExecutorId place(const TaskGroup& group, std::uint32_t task, ExecutorId avoided, RunTask& message,
                    TaskOutcome& outcome);
   ShuffleAt where_is(std::uint64_t shuffle, const TaskGroup& group);

@@ -15,7 +15,8 @@ bool is_final(const TaskOutcome& outcome) {
   }
 }
 
-TaskGroup::TaskGroup(std::span<const std::vector<TaskProgram>> rounds, const TaskId& stage) : stage_(stage), rounds_(rounds.size()) {
+TaskGroup::TaskGroup(std::span<const std::vector<TaskProgram>> rounds, const TaskId& stage)
+    : stage_(stage), rounds_(rounds.size()) {
   for (std::uint32_t r = 0; r < rounds.size(); ++r) {
     for (std::uint32_t i = 0; i < rounds[r].size(); ++i) {
       Task& task = tasks_.emplace_back();

@@ -47,9 +47,9 @@ struct Job {
 /// they need. Products that are there already, and cached partitions, are not made again. Every round gets the job on,
 /// even where it has no task: a shuffle of nothing is complete then.
 ///
-/// What a round needs, and rounds before it are to make, counts as made; so these may be the job's last rounds. They are
-/// not where a cached partition, or state, would be wanted again that one of them makes or changes: then the next plan
-/// goes on, when it is there.
+/// What a round needs, and rounds before it are to make, counts as made; so these may be the job's last rounds. They
+/// are not where a cached partition, or state, would be wanted again that one of them makes or changes: then the next
+/// plan goes on, when it is there.
 Rounds plan_rounds(const Job& job, ShuffleStore& shuffles, BlockStore& blocks);
 
 /// One round, in which there are tasks for no others than these products, perhaps none.
