@@ -617,9 +617,9 @@ void Executor::answer(ExecutorId from, std::string_view message, const PeerConne
   switch (message_kind(message)) {
     case Fetch::kind: {
       const auto fetch = decode_message<Fetch>(message);
-      if (!fetch.is_to_come) return reply.now(encode_message(buckets_for(fetch)));
+      if (!fetch.is_to_come) return reply.send(encode_message(buckets_for(fetch)));
       return await_output(fetch.shuffle, fetch.maps, [this, fetch, reply](bool has_come) {
-        reply.later(
+        reply.send_later(
             encode_message(has_come ? buckets_for(fetch) : Fetched{.request = fetch.request, .is_to_come = true}));
       });
     }
@@ -631,7 +631,7 @@ void Executor::answer(ExecutorId from, std::string_view message, const PeerConne
         fetched.records = encoded(*records);
         fetched.found = true;
       }
-      return reply.now(encode_message(fetched));
+      return reply.send(encode_message(fetched));
     }
     default: break;
   }
@@ -649,7 +649,7 @@ void Executor::answer(ExecutorId from, std::string_view message, const PeerConne
   } catch (const Error& error) {
     taken.error = error.what();
   }
-  reply.now(encode_message(taken));
+  reply.send(encode_message(taken));
 }
 
 // `told` is called at once when it has come already; on any thread.

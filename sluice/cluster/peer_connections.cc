@@ -302,9 +302,9 @@ void PeerConnections::serve(const std::shared_ptr<Served>& served) {
   served_.remove(served);
 }
 
-void PeerConnections::Reply::now(std::string_view message) const { served_->send(message); }
+void PeerConnections::Reply::send(std::string_view message) const { served_->send(message); }
 
-void PeerConnections::Reply::later(std::string message) const {
+void PeerConnections::Reply::send_later(std::string message) const {
   if (message.size() <= small_bytes_max) return served_->send(message);
   connections_.send_later(served_, std::move(message));
 }

@@ -100,9 +100,9 @@ class PeerConnections::Reply {
   Reply(PeerConnections& connections, std::shared_ptr<Served> served)
       : connections_(connections), served_(std::move(served)) {}
   /// Waits until the other one takes it.
-  void now(std::string_view message) const;
+  void send(std::string_view message) const;
   /// Any time later, from any thread. Waits for what is small only.
-  void later(std::string message) const;
+  void send_later(std::string message) const;
 
  private:
   PeerConnections& connections_;
