@@ -635,7 +635,8 @@ std::shared_ptr<StatePartition> ClusterScheduler::make_state(const Shipped<State
   });
 }
 
-bool ClusterScheduler::take_up_state(const std::string& application, std::uint64_t epoch, const WantedStates& wanted) {
+std::optional<std::set<std::size_t>> ClusterScheduler::take_up_state(const std::string& application,
+                                                                     std::uint64_t epoch, const WantedStates& wanted) {
   members_->set_application(application, epoch);
   // Those that come later are told so with their welcome, and have nothing that is waited for.
   std::map<ExecutorId, std::vector<KeptState>> kept;
@@ -656,14 +657,17 @@ bool ClusterScheduler::take_up_state(const std::string& application, std::uint64
     }
   };
   ask_all(StateRequest::What::resume);
-  const bool are_taken_up = !wanted.states.empty() && !kept.empty() && slots_->take_up(wanted, kept);
+  std::optional<std::set<std::size_t>> missing;
+  if (!wanted.states.empty() && !kept.empty()) missing = slots_->take_up(wanted, kept);
   ask_all(StateRequest::What::forget_kept);
-  if (are_taken_up) return true;
   const std::lock_guard lock(mutex_);
   for (const WantedState& one : wanted.states) {
-    for (std::uint32_t p = 0; p < one.partitions; ++p) forget_.states.emplace_back(one.maker->operation(), p);
+    for (std::uint32_t p = 0; p < one.partitions; ++p) {
+      if (missing.has_value() && !missing->contains(p)) continue;
+      forget_.states.emplace_back(one.maker->operation(), p);
+    }
   }
-  return false;
+  return missing;
 }
 
 void ClusterScheduler::completed(Time batch, Duration took, Duration interval) {

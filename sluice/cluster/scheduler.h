@@ -76,7 +76,8 @@ class ClusterScheduler final : public TaskRunner {
   void close_shuffle(std::uint64_t shuffle) override;
   void remove_blocks(std::uint64_t owner) override;
   std::shared_ptr<StatePartition> make_state(const Shipped<StateMaker>& maker, std::size_t partition) override;
-  bool take_up_state(const std::string& application, std::uint64_t epoch, const WantedStates& wanted) override;
+  std::optional<std::set<std::size_t>> take_up_state(const std::string& application, std::uint64_t epoch,
+                                                     const WantedStates& wanted) override;
   void track_state() override {}  // executors always do
   void completed(Time batch, Duration took, Duration interval) override;
   bool has_state_elsewhere() const override { return true; }

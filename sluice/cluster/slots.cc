@@ -71,7 +71,9 @@ std::vector<ExecutorId> Slots::who_has(const std::vector<TaskRunner::WantedState
   return ids;
 }
 
-bool Slots::take_up(const TaskRunner::WantedStates& wanted, const std::map<ExecutorId, std::vector<KeptState>>& kept) {
+std::optional<std::set<std::size_t>> Slots::take_up(const TaskRunner::WantedStates& wanted,
+                                                    const std::map<ExecutorId, std::vector<KeptState>>& kept) {
+  std::set<std::size_t> missing;
   std::size_t partitions = 0;
   for (const TaskRunner::WantedState& one : wanted.states) partitions = std::max(partitions, one.partitions);
   std::vector<Slot> slots(partitions);
@@ -80,7 +82,10 @@ bool Slots::take_up(const TaskRunner::WantedStates& wanted, const std::map<Execu
   Requests requests;
   for (std::size_t p = 0; p < partitions; ++p) {
     std::vector<ExecutorId> ids = who_has(wanted.states, p, kept);
-    if (ids.empty()) return false;
+    if (ids.empty()) {
+      missing.insert(p);
+      continue;
+    }
     Slot& at = slots[p];
     at.owner = fewest(ids, owned);
     ++owned[at.owner];
@@ -102,6 +107,7 @@ bool Slots::take_up(const TaskRunner::WantedStates& wanted, const std::map<Execu
       if (at.copy != 0) requests.emplace_back(at.copy, std::move(request));
     }
   }
+  if (missing.size() == partitions || (!missing.empty() && !wanted.in_part)) return std::nullopt;
   {
     const std::lock_guard lock(mutex_);
     slots_ = std::move(slots);
@@ -114,9 +120,9 @@ bool Slots::take_up(const TaskRunner::WantedStates& wanted, const std::map<Execu
     std::fprintf(stderr, "sluice: state that executors have kept cannot be gone on with: %s\n", reply.error.c_str());
     const std::lock_guard lock(mutex_);
     for (Slot& at : slots_) at = {};
-    return false;
+    return std::nullopt;
   }
-  return true;
+  return missing;
 }
 
 bool Slots::remove(std::uint64_t operation, std::size_t partition) {

@@ -17,6 +17,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -51,7 +53,8 @@ class Slots {
   /// The operation has state in the partition's slot, from now on.
   void add(const Shipped<StateMaker>& maker, std::size_t partition);
   /// See TaskRunner::take_up_state. Called before there is any state.
-  bool take_up(const TaskRunner::WantedStates& wanted, const std::map<ExecutorId, std::vector<KeptState>>& kept);
+  std::optional<std::set<std::size_t>> take_up(const TaskRunner::WantedStates& wanted,
+                                               const std::map<ExecutorId, std::vector<KeptState>>& kept);
   /// Its state is not needed any more. True when it had one.
   bool remove(std::uint64_t operation, std::size_t partition);
 

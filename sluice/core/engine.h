@@ -143,6 +143,8 @@ NodePtr make_cached(Engine& engine, NodePtr parent, Keep level, bool twice = fal
 /// A block of a service (service.h), one partition, removed with the lease. Where it is lost it is made of `parent`,
 /// which has one partition, too.
 NodePtr make_kept_block(NodePtr parent, std::shared_ptr<BlockLease> lease);
+/// Some partitions of the parent, which are all that is computed of it.
+NodePtr make_chosen(OperatorInfoPtr info, NodePtr parent, std::vector<std::size_t> partitions);
 /// Computes the parent and gives nothing.
 NodePtr make_discard(OperatorInfoPtr info, NodePtr parent);
 

@@ -62,8 +62,11 @@ inline constexpr std::uint32_t key_groups = 1U << key_group_bits;
 
 inline std::uint32_t key_group(std::uint64_t hash) { return static_cast<std::uint32_t>(hash >> (64 - key_group_bits)); }
 /// The partition that holds a key group: ranges of groups, so that a change of the partition count moves few groups.
+inline std::uint32_t partition_of_group(std::uint64_t group, std::size_t partitions) {
+  return static_cast<std::uint32_t>((group * partitions) >> key_group_bits);
+}
 inline std::uint32_t partition_of_hash(std::uint64_t hash, std::size_t partitions) {
-  return static_cast<std::uint32_t>((key_group(hash) * partitions) >> key_group_bits);
+  return partition_of_group(key_group(hash), partitions);
 }
 /// The first of the key groups that partition `partition` of `partitions` holds.
 constexpr std::uint32_t first_group_of(std::size_t partition, std::size_t partitions) {

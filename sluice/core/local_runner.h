@@ -27,7 +27,9 @@ class LocalRunner final : public TaskRunner {
   std::shared_ptr<StatePartition> make_state(const Shipped<StateMaker>& maker, std::size_t partition) override {
     return maker->make(partition, environment_.hash_seed);
   }
-  bool take_up_state(const std::string&, std::uint64_t, const WantedStates&) override { return false; }
+  std::optional<std::set<std::size_t>> take_up_state(const std::string&, std::uint64_t, const WantedStates&) override {
+    return std::nullopt;
+  }
   void track_state() override { environment_.states.track(); }
   void completed(Time, Duration, Duration) override {}
   bool has_state_elsewhere() const override { return false; }

@@ -23,6 +23,7 @@ std::vector<std::pair<std::size_t, std::size_t>> union_inputs(const Node& node, 
       for (std::size_t p = partition * parts / node.partitions; p < end; ++p) inputs.emplace_back(0, p);
       break;
     }
+    case UnionBody::How::choose: inputs.emplace_back(0, std::get<UnionBody>(node.body).chosen.at(partition)); break;
   }
   return inputs;
 }
@@ -95,7 +96,14 @@ NodePtr make_union(OperatorInfoPtr info, std::vector<NodePtr> parents, UnionBody
   const TypeOps& type = *parents[0]->type;
   auto node = make_node(std::move(info), type, std::move(parents), partitions);
   node->by_key = by_key;
-  node->body = UnionBody{how};
+  node->body = UnionBody{.how = how};
+  return node;
+}
+
+NodePtr make_chosen(OperatorInfoPtr info, NodePtr parent, std::vector<std::size_t> partitions) {
+  const TypeOps& type = *parent->type;
+  auto node = make_node(std::move(info), type, {std::move(parent)}, partitions.size());
+  node->body = UnionBody{UnionBody::How::choose, std::move(partitions)};
   return node;
 }
 

@@ -52,8 +52,9 @@ struct ShuffledBody {
 };
 struct UnionBody {
   /// append: partitions of the parents one after the other. align: partition p of all parents together. coalesce:
-  /// neighbouring partitions of one parent together.
-  enum class How { append, align, coalesce } how = How::append;
+  /// neighbouring partitions of one parent together. choose: those of one parent that are `chosen`.
+  enum class How { append, align, coalesce, choose } how = How::append;
+  std::vector<std::size_t> chosen{};
 };
 struct ZipBody {
   Shipped<ZipKernel> kernel;

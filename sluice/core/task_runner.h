@@ -7,6 +7,7 @@
 #include <exception>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -90,11 +91,14 @@ class TaskRunner {
     /// The last one that is complete.
     Time batch{};
     std::vector<WantedState> states;
+    /// Also when some partitions are missing.
+    bool in_part = false;
   };
-  /// A driver of the application begins: the one of that epoch, and executors that know of a newer one leave it. True
-  /// when they have kept all the state wanted, since the driver before was lost; then it is as if it had been made and
-  /// loaded. Else, or when none is wanted, nothing is left of it.
-  virtual bool take_up_state(const std::string& application, std::uint64_t epoch, const WantedStates& wanted) = 0;
+  /// A driver of the application begins: the one of that epoch, and executors that know of a newer one leave it. State
+  /// that they have kept as it is wanted, since the driver before was lost, is as if it had been made and loaded.
+  /// Returns the partitions of which some is missing; of these nothing is left. nullopt: nothing has been taken up.
+  virtual std::optional<std::set<std::size_t>> take_up_state(const std::string& application, std::uint64_t epoch,
+                                                             const WantedStates& wanted) = 0;
   /// From now on state keeps in mind what has changed.
   virtual void track_state() = 0;
   /// All of the batch, and of those before, is done: nothing of it will be asked for again. It took so long, of the

@@ -583,7 +583,8 @@ std::vector<OutputInfo> Driver::run_outputs(const Batch& batch, std::exception_p
     const StreamOutput& output = outputs_[id];
     if ((time - zero_) % output.stream->slide != Duration{}) continue;
     if (!output.internal && batch.state_only) continue;
-    if (batch.kept_only && output.stream->kept_as.empty()) continue;
+    const bool is_missing = !output.stream->kept_as.empty() || (output.stream->state && !missing_.empty());
+    if (batch.missing_only && !is_missing) continue;
     const bool is_done = batch.recorded != nullptr && batch.recorded->outputs.contains(output.identity);
     if (is_done && !planted_bug("batch-twice")) continue;
     due.push_back({id, nullptr, nullptr, {}});
@@ -591,7 +592,12 @@ std::vector<OutputInfo> Driver::run_outputs(const Batch& batch, std::exception_p
   const auto prepare = [&] {
     for (Due& output : due) {
       try {
+        const StreamNode& stream = *outputs_[output.id].stream;
         output.node = outputs_[output.id].stream->at(*engine_, time);
+        if (batch.missing_only && stream.state) {
+          const auto end = missing_.lower_bound(output.node->partitions);
+          output.node = make_chosen(stream.info, output.node, {missing_.begin(), end});
+        }
       } catch (...) {
         output.error = std::current_exception();
       }

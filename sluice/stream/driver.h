@@ -243,8 +243,8 @@ class Driver {
     const RecordedBatch* recorded = nullptr;
     /// For the state alone.
     bool state_only = false;
-    /// And only for past RDDs of windows, which checkpoints keep.
-    bool kept_only = false;
+    /// And only for what was missing where executors had kept the rest: past RDDs of windows, and `missing_`.
+    bool missing_only = false;
     /// Inputs are not asked and give nothing.
     bool empty = false;
   };
@@ -272,15 +272,16 @@ class Driver {
   void bind_inputs();
   bool take_up_state();
   std::string application() const;
-  void load_state(CheckpointDirectory& from);
-  void try_to_load_state(CheckpointDirectory& from);
+  void load_state(CheckpointDirectory& from, const std::optional<std::set<std::size_t>>& missing = {});
+  void try_to_load_state(CheckpointDirectory& from, const std::optional<std::set<std::size_t>>& missing);
   const CheckpointOperator* taken_up(const Manifest& manifest, const StreamNode& stream) const;
   void open_large_states(const Manifest* manifest);
   void find_states_elsewhere();
   void close_large_states();
   std::map<std::string, StreamNodePtr> kept_streams() const;
+  std::set<const StreamNode*> streams_of_state() const;
   bool can_make_kept_again() const;
-  bool load_kept_alone();
+  bool can_make_state_in_part() const;
   void regroup_kept();
   void load_kept(const std::map<std::string, StreamNodePtr>& kept, const Manifest& manifest,
                  const CheckpointOperator& from, StateBlock&& block);
@@ -345,6 +346,8 @@ class Driver {
   bool all_changed_ = false;
   /// Executors had the state of the driver before as of that batch.
   Time state_as_of_{};
+  /// But for these partitions, of which the state is that of the checkpoint.
+  std::set<std::size_t> missing_;
   /// How often state has been restored since the last batch was complete.
   unsigned restores_ = 0;
   std::vector<OwedOutput> owed_;

@@ -104,17 +104,35 @@ std::string Driver::application() const {
   return text;
 }
 
-// Past RDDs of windows are made by running batches again. Not where that would ask for the state of a past batch.
-bool Driver::can_make_kept_again() const {
-  std::set<const StreamNode*> of_state;  // parents come first
-  return std::none_of(streams_.begin(), streams_.end(), [&](const StreamNodePtr& stream) {
+// Those with state, and what is made of them.
+std::set<const StreamNode*> Driver::streams_of_state() const {
+  std::set<const StreamNode*> of_state;
+  for (const StreamNodePtr& stream : streams_) {  // parents come first
     const auto& parents = stream->parents;
     const bool comes_of_state =
         stream->state.has_value() || std::any_of(parents.begin(), parents.end(), [&](const StreamNodePtr& parent) {
           return of_state.contains(parent.get());
         });
     if (comes_of_state) of_state.insert(stream.get());
-    return comes_of_state && !stream->kept_as.empty();
+  }
+  return of_state;
+}
+
+// Past RDDs of windows are made by running batches again. Not where that would ask for the state of a past batch.
+bool Driver::can_make_kept_again() const {
+  const std::set<const StreamNode*> of_state = streams_of_state();
+  return std::none_of(streams_.begin(), streams_.end(), [&](const StreamNodePtr& stream) {
+    return of_state.contains(stream.get()) && !stream->kept_as.empty();
+  });
+}
+
+// The same of some partitions of state, where others are ahead.
+bool Driver::can_make_state_in_part() const {
+  const std::set<const StreamNode*> of_state = streams_of_state();
+  return std::none_of(streams_.begin(), streams_.end(), [&](const StreamNodePtr& stream) {
+    return stream->state.has_value() &&
+           std::any_of(stream->parents.begin(), stream->parents.end(),
+                       [&](const StreamNodePtr& parent) { return of_state.contains(parent.get()); });
   });
 }
 
@@ -126,24 +144,6 @@ std::map<std::string, StreamNodePtr> Driver::kept_streams() const {
   return kept;
 }
 
-// Of the checkpoint, past RDDs of windows alone. False when it is damaged.
-bool Driver::load_kept_alone() {
-  const std::map<std::string, StreamNodePtr> kept = kept_streams();
-  if (kept.empty()) return true;
-  const Manifest manifest = *directory_->manifest();
-  const bool whole = directory_->read_state([] {},
-                                            [&](const CheckpointOperator& saved, StateBlock&& block) {
-                                              if (saved.schema.kind == kept_kind)
-                                                load_kept(kept, manifest, saved, std::move(block));
-                                            });
-  if (whole) {
-    regroup_kept();
-  } else {
-    for (const auto& [name, stream] : kept) stream->forget_before(Time::max());
-  }
-  return whole;
-}
-
 void Driver::regroup_kept() {
   for (const auto& [name, stream] : kept_streams()) {
     const std::map<Time, NodePtr> made = stream->made();
@@ -153,10 +153,11 @@ void Driver::regroup_kept() {
   }
 }
 
-// True when executors that have outlived the driver before have all state as of the last complete batch: then nothing
-// is loaded, and no complete batch runs again.
+// True when executors that have outlived the driver before have state as of the last complete batch. What is missing is
+// loaded, and complete batches run again for that alone.
 bool Driver::take_up_state() {
   state_as_of_ = {};
+  missing_.clear();
   if (!records() || !engine_->runner().has_state_elsewhere()) return false;
   const auto& manifest = directory_->manifest();
   TaskRunner::WantedStates wanted{.epoch = directory_->journal_content().epoch, .batch = {}, .states = {}};
@@ -175,19 +176,26 @@ bool Driver::take_up_state() {
       wanted.states.push_back({stream->state->maker, stream->state->partitions, version});
     }
     wanted.batch = complete;
+    wanted.in_part = can_make_state_in_part();
   }
-  if (!engine_->runner().take_up_state(application(), directory_->epoch(), wanted)) return false;
+  const auto missing = engine_->runner().take_up_state(application(), directory_->epoch(), wanted);
+  if (!missing.has_value()) return false;
+  missing_ = *missing;
   for (const TaskRunner::WantedState& one : wanted.states) {
     for (std::size_t p = 0; p < one.partitions; ++p) {
+      if (missing_.contains(p)) continue;
       engine_->states().put(one.maker->operation(), p, engine_->runner().make_state(one.maker, p));
     }
   }
-  zero_ = manifest->zero;
-  last_batch_ = manifest->time;
+  load_state(*directory_, missing_);
   whole_base_ = all_changed_ = true;
-  if (!load_kept_alone()) return false;
   state_as_of_ = wanted.batch;
-  std::fprintf(stderr, "sluice: executors have kept the state as of batch %lld ms\n", to_milliseconds(state_as_of_));
+  std::fprintf(stderr, "sluice: executors have kept the state as of batch %lld ms", to_milliseconds(state_as_of_));
+  if (!missing_.empty()) {
+    std::fprintf(stderr, "; %zu partitions that nobody had are taken from the checkpoint of batch %lld ms",
+                 missing_.size(), to_milliseconds(last_batch_));
+  }
+  std::fputs("\n", stderr);
   return true;
 }
 
@@ -203,11 +211,12 @@ bool Driver::is_lost_state(const std::exception_ptr& error) const {
   }
 }
 
-// Executors that end meanwhile may take along what they have just been given.
-void Driver::load_state(CheckpointDirectory& from) {
+// With `missing`, of state only these partitions. Executors that end meanwhile may take along what they have just been
+// given.
+void Driver::load_state(CheckpointDirectory& from, const std::optional<std::set<std::size_t>>& missing) {
   for (int tries = 1;; ++tries) {
     try {
-      return try_to_load_state(from);
+      return try_to_load_state(from, missing);
     } catch (const Error& error) {
       if (tries == load_tries || !is_lost_state(std::current_exception())) throw;
       std::fprintf(stderr, "sluice: state is loaded again: %s\n", error.what());
@@ -215,7 +224,7 @@ void Driver::load_state(CheckpointDirectory& from) {
   }
 }
 
-void Driver::try_to_load_state(CheckpointDirectory& from) {
+void Driver::try_to_load_state(CheckpointDirectory& from, const std::optional<std::set<std::size_t>>& missing) {
   std::vector<StreamNodePtr> with_state;
   for (const StreamNodePtr& stream : streams_) {
     if (stream->state) with_state.push_back(stream);
@@ -241,12 +250,17 @@ void Driver::try_to_load_state(CheckpointDirectory& from) {
     }
     whole_base_ = whole_base_ || by_name.size() != with_state.size() ||
                   manifest.operators.size() != with_state.size() + kept.size();
-    for (const StreamNodePtr& stream : with_state) {
-      states.remove(stream->state->operation);
-      if (stream->state->large != nullptr) continue;
-      for (std::size_t p = 0; p < stream->state->partitions; ++p) {
-        states.put(stream->state->operation, p, engine_->runner().make_state(stream->state->maker, p));
+    const auto for_each_missing = [&missing](const StateBinding& state, const auto& f) {
+      for (std::size_t p = 0; p < state.partitions; ++p) {
+        if (!missing.has_value() || missing->contains(p)) f(p);
       }
+    };
+    for (const StreamNodePtr& stream : with_state) {
+      const StateBinding& state = *stream->state;
+      for_each_missing(state, [&](std::size_t p) { states.remove(state.operation, p); });
+      if (state.large != nullptr) continue;
+      for_each_missing(
+          state, [&](std::size_t p) { states.put(state.operation, p, engine_->runner().make_state(state.maker, p)); });
     }
     const auto load = [&](const CheckpointOperator& saved, StateBlock&& block) {
       kill_point("recovery.mid_state");
@@ -254,16 +268,22 @@ void Driver::try_to_load_state(CheckpointDirectory& from) {
       const auto to = by_name.find(saved.name);
       if (to == by_name.end()) return;
       const StateBinding& state = *to->second->state;
-      for (std::size_t p = 0; p < state.partitions; ++p) states.find(state.operation, p)->load(block, saved.schema);
+      for_each_missing(state, [&](std::size_t p) {
+        // Its keys are of one partition; those of a log may be of all.
+        const bool is_elsewhere =
+            block.what == StateBlock::What::entries && partition_of_group(block.group, state.partitions) != p;
+        if (!is_elsewhere) states.find(state.operation, p)->load(block, saved.schema);
+      });
     };
-    const bool whole = from.read_state([&] { open_large_states(&manifest); }, load);
+    const bool needs_none = missing.has_value() && missing->empty() && kept.empty();
+    const bool whole = needs_none || from.read_state([&] { open_large_states(&manifest); }, load);
     if (!whole) continue;  // with an older checkpoint
     for (const StreamNodePtr& stream : with_state) {
-      for (std::size_t p = 0; p < stream->state->partitions; ++p) {
+      for_each_missing(*stream->state, [&](std::size_t p) {
         const auto partition = states.find(stream->state->operation, p);
         partition->loaded(version_of(manifest, *stream));
         if (whole_base_) partition->mark_all();
-      }
+      });
     }
     regroup_kept();
     zero_ = manifest.zero;

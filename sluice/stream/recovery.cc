@@ -324,7 +324,7 @@ Time Driver::run_again(const CheckpointDirectory& recorded) {
   const JournalContent& journal = recorded.journal_content();
   const bool has_kept = !kept_streams().empty();
   Time saved = recorded.manifest()->time;
-  if (!has_kept) saved = std::max(saved, state_as_of_);
+  if (!has_kept && missing_.empty()) saved = std::max(saved, state_as_of_);
   kill_point("recovery.start");
   // Inputs that windows reach back into are read again as far back.
   for (InputSlot& slot : inputs_) {
@@ -344,7 +344,7 @@ Time Driver::run_again(const CheckpointDirectory& recorded) {
     }
     kill_point("recovery.before_batch");
     Batch batch{.time = it->first, .recorded = &it->second};
-    batch.kept_only = it->first <= state_as_of_;
+    batch.missing_only = it->first <= state_as_of_;
     batch.state_only = it->second.complete && !planted_bug("batch-twice");
     run_batch(batch);
     last = it->first;
@@ -368,6 +368,7 @@ Time Driver::restore() {
   load_state(recorded);
   whole_base_ = all_changed_ = true;
   state_as_of_ = {};
+  missing_.clear();
   for (InputSlot& slot : inputs_) {
     const auto blocks = journal.blocks.find(slot.identity);
     if (blocks != journal.blocks.end()) slot.input->restore(blocks->second);

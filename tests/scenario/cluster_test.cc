@@ -541,11 +541,13 @@ std::unique_ptr<ChildProcess> start_executor(const std::string& driver, const st
                      "--sluice.executor-grace=" + std::to_string(grace_s)});
 }
 
-Context on_started(const std::string& listen, const std::string& certificates, int executors) {
+Context on_started(const std::string& listen, const std::string& certificates, int executors,
+                   std::size_t state_copies = 2) {
   return Context{{.master = "cluster[" + std::to_string(executors) + "]",
                   .partitions = 3,
                   .hash_seed = 42,
                   .executor_timeout = 20s,
+                  .state_copies = state_copies,
                   .listen = listen,
                   .certs = certificates}};
 }
@@ -630,26 +632,33 @@ std::string last_sums(const std::string& directory) {
   return last.empty() ? last : read_file(files, last);
 }
 
-// The driver is a process of its own (main), which is killed. What the checkpoint has of the state is taken away: the
-// next driver has no other than that of the executors.
-TEST(Cluster, ExecutorsOutliveTheirDriverAndTheNextOneGoesOnWithTheirState) {
-  const Certificates certificates;
-  const std::string listen = free_address();
-  FileSystem& files = system_runtime().files();
-  const std::string directory = certificates.path + "/job";
-  files.make_directories(directory + "/in");
-  files.make_directories(directory + "/sums");
-  files.publish(directory + "/in/1", "1\n1\n2\n");
-  std::vector<std::unique_ptr<ChildProcess>> executors;
-  for (int i = 0; i < 2; ++i) executors.push_back(start_executor(listen, certificates.path, 60));
-  {
-    const auto killed = spawn_self({"--summing", listen, certificates.path, directory});
+/// Two executors, and a driver that was killed when it had sums: a process of its own (main).
+class SummingDriverKilled {
+ public:
+  explicit SummingDriverKilled(std::size_t state_copies) {
+    files.make_directories(directory + "/in");
+    files.make_directories(directory + "/sums");
+    files.publish(directory + "/in/1", "1\n1\n2\n");
+    for (int i = 0; i < 2; ++i) executors.push_back(start_executor(listen, certificates.path, 60));
+    const auto killed = spawn_self({"--summing", listen, certificates.path, directory, std::to_string(state_copies)});
     char byte = 0;
     killed->connection().read({&byte, 1}, system_runtime().clock().now() + 20s);
     EXPECT_EQ(byte, 'x') << "the sums were there";
     killed->kill(SIGKILL);
     EXPECT_EQ(killed->wait(), 128 + SIGKILL);
   }
+
+  FileSystem& files = system_runtime().files();
+  const Certificates certificates;
+  const std::string listen = free_address();
+  const std::string directory = certificates.path + "/job";
+  std::vector<std::unique_ptr<ChildProcess>> executors;
+};
+
+// What the checkpoint has of the state is taken away: the next driver has no other than that of the executors.
+TEST(Cluster, ExecutorsOutliveTheirDriverAndTheNextOneGoesOnWithTheirState) {
+  SummingDriverKilled before(2);
+  auto& [files, certificates, listen, directory, executors] = before;
   const std::vector<FileInfo> kept = files.list(directory + "/ckpt").value();
   for (const FileInfo& file : kept) {
     if (base_name(file.path).starts_with("state-")) files.remove(file.path);
@@ -666,8 +675,25 @@ TEST(Cluster, ExecutorsOutliveTheirDriverAndTheNextOneGoesOnWithTheirState) {
     EXPECT_EQ(came, started) << "the same processes";
     again.stream().stop({.graceful = true});
   }
-  EXPECT_EQ(executors[0]->wait(), 0);
-  EXPECT_EQ(executors[1]->wait(), 0);
+  for (const auto& executor : executors) EXPECT_EQ(executor->wait(), 0);
+}
+
+TEST(Cluster, OfTheStateOnlyWhatNoExecutorHasKeptIsTakenFromTheCheckpoint) {
+  SummingDriverKilled before(1);
+  auto& [files, certificates, listen, directory, executors] = before;
+  executors[0]->kill(SIGKILL);
+  EXPECT_EQ(executors[0]->wait(), 128 + SIGKILL);
+  executors[0] = start_executor(listen, certificates.path, 60);
+  files.publish(directory + "/in/2", "2\n3\n");
+  const std::string shown = shown_by([&, &at = directory] {
+    const Context ctx = on_started(before.listen, before.certificates.path, 2, 1);
+    Summing again(ctx, at);
+    while (last_sums(at) != "1 2\n2 2\n3 1\n") ASSERT_FALSE(again.stream().await_termination(20ms));
+    again.stream().stop({.graceful = true});
+  });
+  EXPECT_EQ(count_of(shown, "executors have kept the state as of batch"), 1u) << shown;
+  EXPECT_EQ(count_of(shown, "partitions that nobody had are taken from the checkpoint"), 1u) << shown;
+  for (const auto& executor : executors) EXPECT_EQ(executor->wait(), 0);
 }
 
 // When an action has returned, what its tasks have printed is here; a loop that prints holds up nobody.
@@ -747,9 +773,10 @@ void be_a_driver(const std::string& listen, const std::string& certificates) {
 }
 
 /// Runs the stream, says when it has its sums, and lives until it is killed.
-void be_a_summing_driver(const std::string& listen, const std::string& certificates, const std::string& directory) {
+void be_a_summing_driver(const std::string& listen, const std::string& certificates, const std::string& directory,
+                         std::size_t state_copies) {
   const auto parent = connection_to_parent();
-  const Context ctx = on_started(listen, certificates, 2);
+  const Context ctx = on_started(listen, certificates, 2, state_copies);
   Summing summing(ctx, directory);
   while (last_sums(directory) != "1 2\n2 1\n") summing.stream().await_termination(5ms);
   parent->write("x", Time::max());
@@ -765,8 +792,8 @@ int main(int argc, char** argv) {
     sluice::be_a_driver(argv[2], argv[3]);
     return 0;
   }
-  if (argc == 5 && std::string_view(argv[1]) == "--summing") {
-    sluice::be_a_summing_driver(argv[2], argv[3], argv[4]);
+  if (argc == 6 && std::string_view(argv[1]) == "--summing") {
+    sluice::be_a_summing_driver(argv[2], argv[3], argv[4], std::stoul(argv[5]));
     return 0;
   }
   ::testing::InitGoogleTest(&argc, argv);
