@@ -685,10 +685,9 @@ TEST(Cluster, OfTheStateOnlyWhatNoExecutorHasKeptIsTakenFromTheCheckpoint) {
   EXPECT_EQ(executors[0]->wait(), 128 + SIGKILL);
   executors[0] = start_executor(listen, certificates.path, 60);
   files.publish(directory + "/in/2", "2\n3\n");
-  const std::string shown = shown_by([&, &at = directory] {
-    const Context ctx = on_started(before.listen, before.certificates.path, 2, 1);
-    Summing again(ctx, at);
-    while (last_sums(at) != "1 2\n2 2\n3 1\n") ASSERT_FALSE(again.stream().await_termination(20ms));
+  const std::string shown = shown_by([&] {
+    Summing again(on_started(before.listen, before.certificates.path, 2, 1), before.directory);
+    while (last_sums(before.directory) != "1 2\n2 2\n3 1\n") ASSERT_FALSE(again.stream().await_termination(20ms));
     again.stream().stop({.graceful = true});
   });
   EXPECT_EQ(count_of(shown, "executors have kept the state as of batch"), 1u) << shown;
