@@ -22,6 +22,10 @@ constexpr int answer_beats_max = 50;
 /// So long shuffle output that is to come is waited for before who asks is told that it has not: long before that.
 constexpr int waiting_beats_max = 10;
 
+/// The buffers of a connection take so much, mostly: a task that has made what another one waits for may send that
+/// itself, without being held up.
+constexpr std::size_t small_answer_bytes = 64 << 10;
+
 /// From the exception being handled.
 TaskDone failure() {
   TaskDone done;
@@ -619,8 +623,10 @@ void Executor::answer(ExecutorId from, std::string_view message, const PeerConne
       const auto fetch = decode_message<Fetch>(message);
       if (!fetch.is_to_come) return reply.send(encode_message(buckets_for(fetch)));
       return await_output(fetch.shuffle, fetch.maps, [this, fetch, reply](bool has_come) {
-        reply.send_later(
-            encode_message(has_come ? buckets_for(fetch) : Fetched{.request = fetch.request, .is_to_come = true}));
+        if (!has_come) return reply.queue(encode_message(Fetched{.request = fetch.request, .is_to_come = true}));
+        std::string answer = encode_message(buckets_for(fetch));
+        if (answer.size() > small_answer_bytes) return reply.queue(std::move(answer));
+        reply.send(answer);
       });
     }
     case FetchBlock::kind: {
@@ -652,7 +658,7 @@ void Executor::answer(ExecutorId from, std::string_view message, const PeerConne
   reply.send(encode_message(taken));
 }
 
-// `told` is called at once when it has come already; on any thread.
+// `told` is called at once when it has come already, else by who made it, or by who gives up; that must not wait.
 void Executor::await_output(std::uint64_t shuffle, const std::vector<std::uint32_t>& maps, Told told) {
   {
     // Under the mutex: else it could come between the question and the entry, and nobody would be told.
@@ -695,7 +701,7 @@ void Executor::give_up_waiting(Time since) {
       late.splice(late.end(), awaited_, awaited_.begin());
     }
   }
-  for (Awaited& awaited : late) launch([told = std::move(awaited.told)] { told(false); });
+  for (const Awaited& awaited : late) awaited.told(false);
 }
 
 // All that is missing is told at once: it is made again in one round.

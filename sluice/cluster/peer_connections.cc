@@ -10,9 +10,6 @@
 namespace sluice::detail {
 namespace {
 
-/// The buffers of a connection take so much, mostly.
-constexpr std::size_t small_bytes_max = 64 << 10;
-
 Error not_reached(ExecutorId id, const std::string& why) {
   return Error(Code::network_failed, {.why = "executor " + std::to_string(id) + ": " + why});
 }
@@ -50,7 +47,7 @@ struct PeerConnections::Served {
   Channel channel;
   ExecutorId from = 0;
   std::mutex mutex;
-  /// Large answers for which nobody waits, and who sends them; null until there are any.
+  /// Answers for which nobody waits, and who sends them; null until there are any.
   std::deque<std::string> answers;
   std::unique_ptr<Condition> has_answers;
   bool is_closed = false;
@@ -304,12 +301,9 @@ void PeerConnections::serve(const std::shared_ptr<Served>& served) {
 
 void PeerConnections::Reply::send(std::string_view message) const { served_->send(message); }
 
-void PeerConnections::Reply::send_later(std::string message) const {
-  if (message.size() <= small_bytes_max) return served_->send(message);
-  connections_.send_later(served_, std::move(message));
-}
+void PeerConnections::Reply::queue(std::string message) const { connections_.queue(served_, std::move(message)); }
 
-void PeerConnections::send_later(const std::shared_ptr<Served>& served, std::string message) {
+void PeerConnections::queue(const std::shared_ptr<Served>& served, std::string message) {
   const std::lock_guard lock(served->mutex);
   if (served->is_closed) return;
   served->answers.push_back(std::move(message));

@@ -77,7 +77,7 @@ class PeerConnections {
   void accept();
   bool wait_for_peer(ExecutorId id, Served& served);
   void serve(const std::shared_ptr<Served>& served);
-  void send_later(const std::shared_ptr<Served>& served, std::string message);
+  void queue(const std::shared_ptr<Served>& served, std::string message);
 
   Runtime& runtime_;
   Transport& transport_;
@@ -99,10 +99,10 @@ class PeerConnections::Reply {
  public:
   Reply(PeerConnections& connections, std::shared_ptr<Served> served)
       : connections_(connections), served_(std::move(served)) {}
-  /// Waits until the other one takes it.
+  /// Waits until the other one takes it. At any time, on any thread.
   void send(std::string_view message) const;
-  /// Any time later, from any thread. Waits for what is small only.
-  void send_later(std::string message) const;
+  /// The same without waiting: another thread sends it.
+  void queue(std::string message) const;
 
  private:
   PeerConnections& connections_;
