@@ -17,6 +17,13 @@ Error lost_error(ExecutorId id) {
 
 }  // namespace
 
+struct Members::Call {
+  ExecutorId executor = 0;
+  bool is_done = false;
+  bool is_lost = false;
+  StateReply reply;
+};
+
 Members::Members(Runtime& runtime, std::unique_ptr<Listener> listener, Options options)
     : runtime_(runtime),
       listener_(std::move(listener)),
@@ -178,6 +185,7 @@ void Members::listen_to(const ExecutorPtr& executor) {
     if (waiting == calls_.end() || waiting->second->executor != executor->id) continue;
     waiting->second->reply = std::move(reply);
     waiting->second->is_done = true;
+    calls_.erase(waiting);
     changed_->notify_all();
   }
 }
@@ -232,8 +240,8 @@ std::shared_ptr<Members::Call> Members::ask(ExecutorId id, StateRequest&& reques
     call->is_lost = found == executors_.end();
     if (call->is_lost) return call;
     executor = found->second;
-    call->request = request.request = ++last_request_;
-    calls_[call->request] = call;
+    request.request = ++last_request_;
+    calls_[request.request] = call;
   }
   send_to(executor, encode_message(request));
   return call;
@@ -242,7 +250,6 @@ std::shared_ptr<Members::Call> Members::ask(ExecutorId id, StateRequest&& reques
 StateReply Members::wait_for(const std::shared_ptr<Call>& call) {
   std::unique_lock lock(mutex_);
   while (!call->is_done && !call->is_lost) changed_->wait(lock);
-  calls_.erase(call->request);
   if (!call->is_done) throw lost_error(call->executor);
   if (!call->reply.error.empty()) throw Error(Code::state_lost, {.why = call->reply.error});
   return std::move(call->reply);
@@ -311,7 +318,11 @@ void Members::lost(const ExecutorPtr& executor) {
   }
   {
     const std::lock_guard lock(mutex_);
-    for (const auto& [number, call] : calls_) call->is_lost = call->is_lost || call->executor == executor->id;
+    std::erase_if(calls_, [&](const auto& waiting) {
+      Call& call = *waiting.second;
+      call.is_lost = call.executor == executor->id;
+      return call.is_lost;
+    });
     changed_->notify_all();
   }
 }

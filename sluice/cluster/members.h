@@ -84,6 +84,10 @@ class Members {
   /// The answers to several requests, in their order, after one time of the network for all of them. Where there is
   /// none, `error` says so.
   std::vector<StateReply> call_all(std::vector<std::pair<ExecutorId, StateRequest>> requests);
+  /// A request whose answer is waited for later, with the errors of `call`, or not at all.
+  struct Call;
+  std::shared_ptr<Call> ask(ExecutorId id, StateRequest&& request);
+  StateReply wait_for(const std::shared_ptr<Call>& call);
   /// It is not listened to any more.
   void give_up(ExecutorId id, const std::string& why);
   /// Lets all of them end. Nothing is told of those that are lost from now on.
@@ -105,16 +109,6 @@ class Members {
     bool is_released = false;
   };
   using ExecutorPtr = std::shared_ptr<Executor>;
-  struct Call {
-    ExecutorId executor = 0;
-    std::uint64_t request = 0;
-    bool is_done = false;
-    bool is_lost = false;
-    StateReply reply;
-  };
-
-  std::shared_ptr<Call> ask(ExecutorId id, StateRequest&& request);
-  StateReply wait_for(const std::shared_ptr<Call>& call);
   void accept();
   void monitor();
   void serve(const std::shared_ptr<Channel>& channel);

@@ -161,8 +161,6 @@ struct StateRequest {
     loaded,
     freeze,
     write,
-    last_batch,
-    mark_all,
     /// Sends all of it to the executor `number`, which keeps a copy from now on.
     copy,
     /// Sends block (`operation`, `partition`) to the executor `number`, which keeps it from now on, too.
@@ -192,6 +190,8 @@ struct StateRequest {
   std::int64_t frozen = 0;
   /// Of the copy here, not of the state itself.
   bool of_copy = false;
+  /// Of `freeze`: all of it counts as changed.
+  bool all = false;
   std::vector<StateBlock> blocks;
   StateSchema written;
   /// Shipped<StateMaker>; of `resume` the application.
@@ -213,6 +213,8 @@ struct StateReply {
   std::string error;
   bool more = false;
   std::int64_t number = 0;
+  /// Of `freeze`: the state's last one.
+  std::int64_t batch = 0;
   std::vector<StateBlock> blocks;
   std::vector<KeptState> kept;
 };

@@ -384,16 +384,27 @@ class RemoteState final : public StatePartition {
   }
 
   void track() override {}
-  void freeze() override {
+  void begin_freeze() override {
     const Slots::Place at = place();
-    frozen_ = 0;
+    frozen_ = last_batch_ = 0;
+    freezing_ = nullptr;
+    has_begun_ = true;
     if (!at.has_state) return;  // it has had no batch yet
     frozen_at_ = at.copy != 0 ? at.copy : at.owner;
     is_copy_ = at.copy != 0;
     StateRequest request = to(StateRequest::What::freeze);
     request.of_copy = is_copy_;
     request.number = slots_.completed_batch();
-    frozen_ = call(frozen_at_, std::move(request)).number;
+    request.all = std::exchange(all_changed_, false);
+    freezing_ = slots_.members().ask(frozen_at_, std::move(request));
+  }
+  void freeze() override {
+    if (!has_begun_) begin_freeze();
+    has_begun_ = false;
+    if (freezing_ == nullptr) return;
+    const StateReply reply = slots_.members().wait_for(std::exchange(freezing_, nullptr));
+    frozen_ = reply.number;
+    last_batch_ = reply.batch;
   }
   bool write(std::size_t bytes_max, std::vector<StateBlock>& out) override {
     if (frozen_ == 0) return false;
@@ -418,20 +429,8 @@ class RemoteState final : public StatePartition {
     request.number = version;
     call_both(request);
   }
-  std::int64_t last_batch() const override {
-    const Slots::Place at = place();
-    if (!at.has_state) return 0;
-    StateRequest request = to(StateRequest::What::last_batch);
-    request.number = slots_.completed_batch();
-    return call(at.owner, std::move(request)).number;
-  }
-  void mark_all() override {
-    const Slots::Place at = place();
-    if (!at.has_state) return;
-    StateRequest request = to(StateRequest::What::mark_all);
-    request.of_copy = at.copy != 0;
-    call(at.copy != 0 ? at.copy : at.owner, std::move(request));
-  }
+  std::int64_t last_batch() const override { return last_batch_; }
+  void mark_all() override { all_changed_ = true; }
   void apply(std::span<const StateBlock>, std::int64_t) override { SLUICE_ASSERT(false); }
 
  private:
@@ -487,6 +486,10 @@ class RemoteState final : public StatePartition {
   ExecutorId frozen_at_ = 0;
   std::int64_t frozen_ = 0;
   bool is_copy_ = false;
+  bool all_changed_ = false;
+  bool has_begun_ = false;
+  std::shared_ptr<Members::Call> freezing_;
+  std::int64_t last_batch_ = 0;
   std::vector<StateBlock> loading_;
   std::size_t loading_bytes_ = 0;
   StateSchema loading_written_;

@@ -168,22 +168,15 @@ void StateKeeper::answer(const StateRequest& request, StateReply& reply) {
     case What::loaded: state->loaded(request.number); break;
     case What::freeze:
       settle(kept, *state, request.number);
-      drop_frozen(kept, *state);
+      drop_frozen(kept, *state);  // before: it would take the marks with it
+      if (request.all) state->mark_all();
       state->freeze();
       reply.number = kept.frozen = static_cast<std::int64_t>(request.request);
+      reply.batch = state->last_batch();
       break;
     case What::write:
       if (kept.frozen == 0 || kept.frozen != request.frozen) throw missing("what was frozen has been dropped");
       reply.more = state->write(static_cast<std::size_t>(request.number), reply.blocks);
-      break;
-    case What::last_batch:
-      settle(kept, *state, request.number);
-      reply.number = state->last_batch();
-      break;
-    case What::mark_all:
-      // What an abandoned checkpoint has left would take the marks with it.
-      drop_frozen(kept, *state);
-      state->mark_all();
       break;
     case What::promote:
       settle(kept, *state, request.number);

@@ -83,7 +83,7 @@ class StateKeeperTest : public ::testing::Test {
       copy.take(std::move(changes), [] { return true; });
   }
   static StateReply ask(StateKeeper& keeper, What what, std::int64_t number, bool of_copy = false,
-                        std::int64_t frozen = 0) {
+                        std::int64_t frozen = 0, bool all = false) {
     StateRequest request;
     request.request = 99;
     request.what = what;
@@ -91,6 +91,7 @@ class StateKeeperTest : public ::testing::Test {
     request.number = request.batch = number;
     request.of_copy = of_copy;
     request.frozen = frozen;
+    request.all = all;
     return keeper.handle(request);
   }
   /// A third one begins a copy of all that `from` has after the batch.
@@ -191,8 +192,7 @@ TEST_F(StateKeeperTest, AWholeCheckpointHasAllThoughOneBeforeWasAbandoned) {
   run(owner, copy, 10, true);
   ask(copy, What::freeze, 10, true);
   run(owner, copy, 20);
-  ask(copy, What::mark_all, 20, true);
-  const std::int64_t frozen = ask(copy, What::freeze, 20, true).number;
+  const std::int64_t frozen = ask(copy, What::freeze, 20, true, 0, true).number;
   EXPECT_EQ(batches_of(ask(copy, What::write, 1 << 20, true, frozen)), (Batches{10, 20}));
 }
 

@@ -56,6 +56,9 @@ class StatePartition {
   /// What `write` gives is what has changed since the last freeze, as it is now. Everything frozen before must have
   /// been written. Cost: O(key groups in use).
   virtual void freeze() = 0;
+  /// `freeze` comes next for this partition. Where it lies elsewhere, what `mark_all` and `freeze` ask is asked now,
+  /// and waited for then: so many partitions are asked at the same time.
+  virtual void begin_freeze() {}
   /// Appends frozen content, at least one block, until they have about `bytes_max`. False when nothing is left.
   virtual bool write(std::size_t bytes_max, std::vector<StateBlock>& out) = 0;
   /// Takes in a block of a checkpoint; blocks of older checkpoints come first. `written`: how it was written. Keys of
@@ -63,7 +66,7 @@ class StatePartition {
   virtual void load(const StateBlock& block, const StateSchema& written) = 0;
   /// All blocks are loaded: the state is that after the operator's batch `version`.
   virtual void loaded(std::int64_t version) = 0;
-  /// The operator's last batch; 0: there was none.
+  /// The operator's last batch; 0: there was none. Where it lies elsewhere: as of `freeze`.
   virtual std::int64_t last_batch() const = 0;
   /// All of it counts as changed.
   virtual void mark_all() = 0;

@@ -85,9 +85,8 @@ void Driver::freeze_state(Time time) {
       for (std::size_t p = 0; p < stream->state->partitions; ++p) {
         auto state = engine_->states().find(stream->state->operation, p);
         if (state == nullptr) continue;
-        manifest.operators.back().batch = state->last_batch();
         if (all_changed_) state->mark_all();
-        state->freeze();
+        state->begin_freeze();
         saving_->partitions.push_back({index, std::move(state)});
       }
     }
@@ -104,6 +103,10 @@ void Driver::freeze_state(Time time) {
         saving_->kept.push_back({index, at, node});
       }
     }
+  }
+  for (const Saving::Partition& partition : saving_->partitions) {
+    partition.state->freeze();
+    manifest.operators[partition.operator_index].batch = partition.state->last_batch();
   }
   for (const InputSlot& slot : inputs_) {
     Encoder out;

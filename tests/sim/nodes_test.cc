@@ -348,6 +348,19 @@ TEST(Nodes, ABatchWaitsForTheDriverOnceHoweverManyShufflesItHas) {
   });
 }
 
+TEST(Nodes, ACheckpointAsksForAllPartitionsAtTheSameTime) {
+  constexpr Duration delay_max = 20ms;
+  Nodes nodes(32, 1s, delay_max);
+  nodes.live(Job::state, [&](StreamTest& t) {
+    Duration longest{};
+    for (int i = 0; i < 20; ++i) {
+      nodes.run(t, 1);
+      if (i > 3) longest = std::max(longest, nodes.took);
+    }
+    EXPECT_LE(longest, 9 * delay_max);  // of which the batch may have six
+  });
+}
+
 TEST(Nodes, SignsOfLifeAreFiveASecondForEachExecutor) {
   for (const std::uint64_t n : {4, 16}) {
     Nodes nodes(n);
