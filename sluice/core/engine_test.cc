@@ -13,49 +13,19 @@
 
 #include "sluice/core/folds.h"
 #include "sluice/core/kernels.h"
-#include "sluice/core/plan.h"
 #include "sluice/core/shuffles.h"
 #include "sluice/core/sources.h"
 #include "sluice/core/turns.h"
 #include "sluice/runtime/random.h"
 #include "sluice/testkit/hand_runtime.h"
 #include "sluice/testkit/simulation.h"
+#include "tests/graphs.h"
 
 namespace sluice::detail {
 namespace {
 
 using testing::HandRuntime;
 using testing::Simulation;
-
-using Number = std::int64_t;
-using Numbers = std::vector<Number>;
-using Pair = std::pair<Number, Number>;
-using EnginePtr = std::shared_ptr<Engine>;
-
-OperatorInfoPtr named(const std::string& name) {
-  return std::make_shared<const OperatorInfo>(OperatorInfo{name, std::source_location::current()});
-}
-
-/// 0, 1, 2, ... in equal partitions.
-NodePtr numbers(Number count, std::size_t partitions, Number first = 0) {
-  const auto info = named("numbers");
-  std::vector<Shipped<Source>> sources;
-  for (std::size_t p = 0; p < partitions; ++p) {
-    const Number begin = count * static_cast<Number>(p) / static_cast<Number>(partitions);
-    const Number end = count * static_cast<Number>(p + 1) / static_cast<Number>(partitions);
-    Numbers values(static_cast<std::size_t>(end - begin));
-    std::iota(values.begin(), values.end(), first + begin);
-    sources.push_back(ship<Source, CollectionSource<Number>>(*info, std::move(values)));
-  }
-  return make_source(info, type_ops<Number>(), std::move(sources), partitions);
-}
-
-template <class U = Number, class F>
-NodePtr mapped(const NodePtr& parent, F f, const std::string& name = "map") {
-  const auto info = named(name);
-  return make_narrow(info, type_ops<U>(), parent,
-                     ship<Kernel, StepKernel<Number, U, MapStep<F>>>(*info, Fn<MapStep<F>>{{f}}));
-}
 
 NodePtr failing_at(const NodePtr& parent, Number bad) {
   return mapped(parent, [bad](Number n) {
@@ -64,59 +34,6 @@ NodePtr failing_at(const NodePtr& parent, Number bad) {
   });
 }
 
-/// Adds 1 to the accumulator for each record.
-NodePtr counted(const NodePtr& parent, std::uint64_t accumulator) {
-  return mapped(parent, [accumulator](Number n) {
-    TaskContext::current()->add(accumulator, 1);
-    return n;
-  });
-}
-
-NodePtr moved(const EnginePtr& engine, const NodePtr& parent, std::size_t partitions) {
-  const auto info = named("repartition");
-  return make_shuffled(*engine, info, type_ops<Number>(), parent, ship<ShuffleKernel, MoveKernel<Number>>(*info),
-                       partitions, false);
-}
-
-/// (n % 10, sum) of the numbers.
-NodePtr summed(const EnginePtr& engine, const NodePtr& parent, std::size_t partitions) {
-  using Combine = ReduceCombine<Number, std::plus<>>;
-  const NodePtr pairs = mapped<Pair>(parent, [](Number n) { return Pair(n % 10, n); });
-  const auto info = named("reduce_by_key");
-  return make_shuffled(*engine, info, type_ops<Pair>(), pairs,
-                       ship<ShuffleKernel, CombineKernel<Number, Number, Number, Combine>>(*info, Fn<Combine>{}),
-                       partitions, true);
-}
-
-template <class T = Number>
-std::vector<std::vector<T>> partitions_of(const JobResult& result) {
-  if (result.error != nullptr) std::rethrow_exception(result.error);
-  class Collecting : public Pipe {
-   public:
-    void push(const void* records, std::size_t count) override {
-      values.insert(values.end(), static_cast<const T*>(records), static_cast<const T*>(records) + count);
-    }
-    void finish() override {}
-    std::vector<T> values;
-  };
-  std::vector<std::vector<T>> all;
-  for (const RestedPtr& partition : result.partitions) {
-    Collecting pipe;
-    partition->push_all(pipe);
-    all.push_back(std::move(pipe.values));
-  }
-  return all;
-}
-template <class T = Number>
-std::vector<T> values_of(const JobResult& result) {
-  std::vector<T> all;
-  for (const auto& partition : partitions_of<T>(result)) all.insert(all.end(), partition.begin(), partition.end());
-  return all;
-}
-template <class T = Number>
-std::vector<T> run(const EnginePtr& engine, const NodePtr& node) {
-  return values_of<T>(engine->run({node})[0]);
-}
 Code code_of(const std::exception_ptr& error) {
   if (error == nullptr) return Code{};
   try {
@@ -131,12 +48,6 @@ std::string text_of(const std::exception_ptr& error) {
   } catch (const std::exception& e) {
     return e.what();
   }
-}
-
-Numbers iota(Number count, Number first = 0) {
-  Numbers all(static_cast<std::size_t>(count));
-  std::iota(all.begin(), all.end(), first);
-  return all;
 }
 
 /// Cores, and whether tasks are encoded.
@@ -535,35 +446,6 @@ TEST_P(EngineTest, TellsTasksTheBatchTheyBelongTo) {
     return Number{TaskContext::current()->batch_time().time_since_epoch() / std::chrono::seconds(1)};
   });
   EXPECT_EQ(values_of(engine->run({node}, options)[0]), Numbers{7});
-}
-
-TEST(Plan, HasAllRoundsOfAJobAtOnce) {
-  HandRuntime runtime;
-  const auto engine = std::make_shared<Engine>(runtime, EngineOptions{});
-  const NodePtr first = moved(engine, numbers(100, 3), 4);
-  const NodePtr third = summed(engine, moved(engine, mapped(first, [](Number n) { return n; }), 2), 1);
-  const std::vector<NodePtr> targets{third, first};
-  Job job(targets);
-  const Rounds rounds = plan_rounds(job, engine->shuffles(), engine->blocks());
-  ASSERT_EQ(rounds.size(), 4U);
-  EXPECT_EQ(rounds[0].size(), 3U);
-  EXPECT_EQ(rounds[1].size(), 4U);
-  EXPECT_EQ(rounds[1][0].outputs.size(), 2U);  // for the second shuffle and for the second target
-  EXPECT_EQ(rounds[2].size(), 2U);
-  EXPECT_EQ(rounds[3].size(), 1U);
-}
-
-TEST(Plan, EndsBeforeARoundThatWantsAPartitionThatIsOnlyThenCached) {
-  HandRuntime runtime;
-  const auto engine = std::make_shared<Engine>(runtime, EngineOptions{});
-  const std::uint64_t accumulator = engine->next_id();
-  const NodePtr cached = make_cached(*engine, counted(numbers(100, 2), accumulator), Keep::memory);
-  const std::vector<NodePtr> targets{
-      make_union(named("union"), {cached, moved(engine, cached, 2)}, UnionBody::How::append)};
-  Job job(targets);
-  EXPECT_EQ(plan_rounds(job, engine->shuffles(), engine->blocks()).size(), 1U);
-  EXPECT_EQ(run(engine, targets[0]).size(), 200U);
-  EXPECT_EQ(engine->accumulated(accumulator), 100);
 }
 
 TEST(Engine, RefusesNumbersOfPartitionsThatKeysCannotHave) {
