@@ -138,6 +138,7 @@ def campaign(options: argparse.Namespace, server: str) -> int:
         shutil.rmtree(certificates, ignore_errors=True)
         nodes.make_certificates(options.program, pathlib.Path(certificates))
     results: list[runs.Result] = []
+    interrupted = False
     with concurrent.futures.ProcessPoolExecutor(options.jobs, max_tasks_per_child=1) as pool:
         futures = [
             pool.submit(
@@ -153,22 +154,27 @@ def campaign(options: argparse.Namespace, server: str) -> int:
             )
             for seed in range(options.seed, options.seed + options.runs)
         ]
-        for future in concurrent.futures.as_completed(futures):
-            if future.cancelled():
-                continue
-            result = future.result()
-            results.append(result)
-            verdict = ", ".join(f"{n} {kind}" for kind, n in result.mistakes.counts.items()) or "passed"
-            print(
-                f"seed {result.seed} {result.scenario}: {verdict}; {result.kills} kills, {result.batches} batches, "
-                f"{result.lines} lines, {result.seconds:.0f} s",
-                flush=True,
-            )
-            if result.failed:
-                print("  " + "\n  ".join([result.description, *result.mistakes.words, result.directory]), flush=True)
-                if options.until_failure and result.mistakes.counts.keys() != {"INFRA"}:
-                    for other in futures:
-                        other.cancel()
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                if future.cancelled():
+                    continue
+                result = future.result()
+                results.append(result)
+                verdict = ", ".join(f"{n} {kind}" for kind, n in result.mistakes.counts.items()) or "passed"
+                print(
+                    f"seed {result.seed} {result.scenario}: {verdict}; {result.kills} kills, {result.batches} batches, "
+                    f"{result.lines} lines, {result.seconds:.0f} s",
+                    flush=True,
+                )
+                if result.failed:
+                    words = [result.description, *result.mistakes.words, result.directory]
+                    print("  " + "\n  ".join(words), flush=True)
+                    if options.until_failure and result.mistakes.counts.keys() != {"INFRA"}:
+                        for other in futures:
+                            other.cancel()
+        except KeyboardInterrupt:  # those that run have it, too
+            interrupted = True
+            pool.shutdown(cancel_futures=True)
     print()
     print(table(results))
     failed = sorted((result for result in results if result.failed), key=lambda result: result.seed)
@@ -180,6 +186,9 @@ def campaign(options: argparse.Namespace, server: str) -> int:
             elif options.master:
                 scenario += f" --master '{options.master}'"
             print(f"again: ./dev kill --runs 1 --seed {result.seed}{scenario}   ({result.directory})")
+    if interrupted:
+        print(f"interrupted after {len(results)} of {options.runs} runs")
+        return 130
     infra = sum(result.mistakes.counts["INFRA"] > 0 for result in results)
     wrong = any(result.mistakes.counts.keys() - {"INFRA"} for result in results)
     if options.bug:
