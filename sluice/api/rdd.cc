@@ -2,6 +2,8 @@
 
 #include <charconv>
 #include <cstdio>
+#include <string_view>
+#include <vector>
 
 #include "sluice/runtime/planted_bug.h"
 
@@ -110,8 +112,16 @@ void begin_text_files(FileSystem& files, const std::string& directory, const Ope
   }
 }
 
+// A process that was killed has left what it was writing, under the number of an attempt that does not come again.
 void end_text_files(FileSystem& files, const std::string& directory, const OperatorInfo& info) {
+  const auto is_left = [](std::string_view name) {
+    return (name.starts_with(".part-") && name.ends_with(".unfinished")) ||
+           (name.starts_with("._SUCCESS.") && name.ends_with(".tmp"));
+  };
   try {
+    for (const FileInfo& file : files.list(directory).value_or(std::vector<FileInfo>{})) {
+      if (is_left(base_name(file.path))) files.remove(file.path);
+    }
     files.publish(directory + "/_SUCCESS", {});
   } catch (const Error&) {
     rethrow_at(info);

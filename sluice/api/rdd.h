@@ -219,7 +219,8 @@ class Rdd : public Operators<Rdd, T> {
     foreach_partition(detail::IdentifiedPartition<PartitionId, F>{{std::tuple(job), {}}, std::move(f)}, where);
   }
   /// Writes one file a partition, "part-00000" and so on, one record a line, into `directory`, each complete or not
-  /// there; then an empty "_SUCCESS". Files of an earlier run are replaced, so a batch run again gives the same files.
+  /// there; then an empty "_SUCCESS". Files of an earlier run are replaced, so a batch run again gives the same files;
+  /// what a process that was killed has left unfinished is removed.
   void save_as_text_files(const std::string& directory, Place where = std::source_location::current()) const {
     const auto info = engine_->info("save_as_text_files", where);
     FileSystem& files = engine_->runtime().files();

@@ -22,10 +22,6 @@ constexpr int answer_beats_max = 50;
 /// So long shuffle output that is to come is waited for before who asks is told that it has not: long before that.
 constexpr int waiting_beats_max = 10;
 
-/// The buffers of a connection take so much, mostly: a task that has made what another one waits for may send that
-/// itself, without being held up.
-constexpr std::size_t small_answer_bytes = 64 << 10;
-
 /// From the exception being handled.
 TaskDone failure() {
   TaskDone done;
@@ -624,9 +620,7 @@ void Executor::answer(ExecutorId from, std::string_view message, const PeerConne
       if (!fetch.is_to_come) return reply.send(encode_message(buckets_for(fetch)));
       return await_output(fetch.shuffle, fetch.maps, [this, fetch, reply](bool has_come) {
         if (!has_come) return reply.queue(encode_message(Fetched{.request = fetch.request, .is_to_come = true}));
-        std::string answer = encode_message(buckets_for(fetch));
-        if (answer.size() > small_answer_bytes) return reply.queue(std::move(answer));
-        reply.send(answer);
+        reply.send_or_queue(encode_message(buckets_for(fetch)));  // by a task, which is not to be held up
       });
     }
     case FetchBlock::kind: {

@@ -1,5 +1,6 @@
 #include "sluice/cluster/peer_connections.h"
 
+#include <atomic>
 #include <deque>
 #include <utility>
 
@@ -9,6 +10,9 @@
 
 namespace sluice::detail {
 namespace {
+
+/// The buffers of a connection take so much, mostly.
+constexpr std::size_t small_bytes_max = 64 << 10;
 
 Error not_reached(ExecutorId id, const std::string& why) {
   return Error(Code::network_failed, {.why = "executor " + std::to_string(id) + ": " + why});
@@ -37,14 +41,18 @@ struct PeerConnections::Link {
 struct PeerConnections::Served {
   Served(Runtime& runtime, std::unique_ptr<Connection> connection) : channel(runtime, std::move(connection)) {}
   void send(std::string_view message) {
+    ++sending;
     try {
       channel.send(message);
     } catch (const Error&) {
       channel.close();  // the one that asks sees the end, and tells the driver
     }
+    --sending;
   }
 
   Channel channel;
+  /// Threads that are at it.
+  std::atomic<int> sending{0};
   ExecutorId from = 0;
   std::mutex mutex;
   /// Answers for which nobody waits, and who sends them; null until there are any.
@@ -302,6 +310,11 @@ void PeerConnections::serve(const std::shared_ptr<Served>& served) {
 void PeerConnections::Reply::send(std::string_view message) const { served_->send(message); }
 
 void PeerConnections::Reply::queue(std::string message) const { connections_.queue(served_, std::move(message)); }
+
+void PeerConnections::Reply::send_or_queue(std::string message) const {
+  if (message.size() > small_bytes_max || served_->sending > 0) return queue(std::move(message));
+  send(message);
+}
 
 void PeerConnections::queue(const std::shared_ptr<Served>& served, std::string message) {
   const std::lock_guard lock(served->mutex);

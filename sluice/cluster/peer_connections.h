@@ -99,10 +99,12 @@ class PeerConnections::Reply {
  public:
   Reply(PeerConnections& connections, std::shared_ptr<Served> served)
       : connections_(connections), served_(std::move(served)) {}
-  /// Waits until the other one takes it. At any time, on any thread.
+  /// At any time, on any thread. Waits until the other one takes it.
   void send(std::string_view message) const;
   /// The same without waiting: another thread sends it.
   void queue(std::string message) const;
+  /// `send` where that hardly waits: what is small, while nothing else is being sent. Else `queue`.
+  void send_or_queue(std::string message) const;
 
  private:
   PeerConnections& connections_;

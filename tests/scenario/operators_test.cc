@@ -254,8 +254,12 @@ TEST(Ds, DS_22_save_as_text_files_writes_a_directory_a_batch_also_for_empty_ones
     FileSystem& files = t.runtime().files();
     const std::string base = "/tmp/sluice-test-" + std::to_string(t.runtime().random_seed());
     t.stream<int>({{1, 2}, {}}).save_as_text_files(base + "/out", "txt");
-    t.run(2);
     const std::string first = base + "/out-1700000001000.txt";
+    // Of processes that were killed.
+    files.make_directories(first);
+    for (const char* name : {"/.part-00000.4.unfinished", "/._SUCCESS.1.tmp"}) files.create(first + name)->append("1");
+    t.run(2);
+    EXPECT_EQ(files.list(first).value().size(), 3U);
     EXPECT_EQ(read_file(files, first + "/part-00000"), "1\n");
     EXPECT_EQ(read_file(files, first + "/part-00001"), "2\n");
     EXPECT_TRUE(files.stat(first + "/_SUCCESS").has_value());
