@@ -201,6 +201,8 @@ class Run:
         self.plan = plan
         self.hang_seconds = HANG_SECONDS * (SLOWER if bad_network else 1)
         self.place_seconds = PLACE_SECONDS * (SLOWER if bad_network else 1)
+        # Two for each life that no checkpoint has left behind. Over a bad network one takes as long as all of them.
+        self.journal_files_most = 2 * len(plan.lives) + 3 if bad_network else 8
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         kind = proxy.BadNetwork if bad_network else nodes.Nodes
@@ -485,8 +487,8 @@ class Run:
         """What the checkpoint directory has must not grow with the number of lives or batches."""
         checkpoint = self.directory / "checkpoint"
         limits = {
-            "files in the journal": (list((checkpoint / "journal").glob("*")), 8),
-            "files in the log of blocks": (list((checkpoint / "wal").glob("*")), 8),
+            "files in the journal": (list((checkpoint / "journal").glob("*")), self.journal_files_most),
+            "files in the log of blocks": (list((checkpoint / "wal").glob("*")), self.journal_files_most),
             "manifests": (list(checkpoint.glob("checkpoint-*")), 3),
             "state files": (list(checkpoint.glob("state-*")), 40),
             "unfinished files": (list(checkpoint.glob(".*")), 1),
