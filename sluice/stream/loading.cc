@@ -277,7 +277,10 @@ void Driver::try_to_load_state(CheckpointDirectory& from, const std::optional<st
     };
     const bool needs_none = missing.has_value() && missing->empty() && kept.empty();
     const bool whole = needs_none || from.read_state([&] { open_large_states(&manifest); }, load);
-    if (!whole) continue;  // with an older checkpoint
+    if (!whole) {  // an older checkpoint, which does not have what came after it
+      for (const auto& [name, stream] : kept) stream->forget_before(Time::max());
+      continue;
+    }
     for (const StreamNodePtr& stream : with_state) {
       for_each_missing(*stream->state, [&](std::size_t p) {
         const auto partition = states.find(stream->state->operation, p);

@@ -1,7 +1,9 @@
 // What becomes of the time in which no program ran: its intervals are left out (MissedBatches::merge).
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -45,6 +47,34 @@ TEST_F(Downtime, AWindowThatReachesOverItHasWhatThereIs) {
   live(3, program);
   const auto out = live(6, program);
   EXPECT_EQ(values(out.batches()), (Ints{{1}, {1, 2}, {2, 3}, {3, 4}}));
+}
+
+// Then the one before is used, and what of the newest had been read when it was found damaged is not.
+TEST_F(Downtime, OfADamagedCheckpointAWindowHasNothing) {
+  const auto program = [](StreamTest& t) {
+    return t.stream<int>({{1, 2}, {3, 4}, {5, 6}, {7, 8}}).map([](int x) { return x; }).window({.length = 3s});
+  };
+  FileSystem& files = runtime_.files();
+  const std::string directory = options_.checkpoint;
+  for (std::size_t from_end = 1;; from_end += 3) {
+    files.remove_all(directory);
+    options_.recordings = std::make_shared<Recordings>();
+    live(3, program);
+    std::string newest;
+    const std::vector<FileInfo> found = files.list(directory).value();
+    for (const FileInfo& file : found) {
+      if (base_name(file.path).starts_with("state-")) newest = std::max(newest, file.path);
+    }
+    std::string bytes = read_file(files, newest);
+    if (from_end > bytes.size()) break;
+    char& damaged = bytes[bytes.size() - from_end];
+    damaged = static_cast<char>(damaged ^ 4);
+    files.publish(newest, bytes);
+    Ints all;
+    for (const auto& batch : values(live(4, program).batches())) all.push_back(batch);
+    std::sort(all.back().begin(), all.back().end());
+    EXPECT_EQ(all.back(), (std::vector<int>{3, 4, 5, 6, 7, 8})) << from_end << " bytes before the end";
+  }
 }
 
 TEST_F(Downtime, AWindowOverAnInputHasWhatThereIs) {
