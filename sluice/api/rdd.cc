@@ -115,8 +115,7 @@ void begin_text_files(FileSystem& files, const std::string& directory, const Ope
 // A process that was killed has left what it was writing, under the number of an attempt that does not come again.
 void end_text_files(FileSystem& files, const std::string& directory, const OperatorInfo& info) {
   const auto is_left = [](std::string_view name) {
-    return (name.starts_with(".part-") && name.ends_with(".unfinished")) ||
-           (name.starts_with("._SUCCESS.") && name.ends_with(".tmp"));
+    return (name.starts_with(".part-") && name.ends_with(".unfinished")) || FileSystem::is_temporary(name, "_SUCCESS.");
   };
   try {
     for (const FileInfo& file : files.list(directory).value_or(std::vector<FileInfo>{})) {

@@ -310,12 +310,11 @@ void RollingDirectory::start(const SinkStart& start) {
 // that this run goes on with. Newer ones are none of its business: it may have been replaced already.
 void RollingDirectory::remove_strays() {
   // A manifest of the next number that is being written is not of an older run.
-  const std::string unpublished = "." + std::string(manifest_prefix);
   const std::string last = padded(manifest_.number);
   for (const FileInfo& file : files().list(manifest_directory(options_.path)).value_or(std::vector<FileInfo>{})) {
     const std::string_view name = base_name(file.path);
-    if (!name.starts_with(unpublished) || !name.ends_with(".tmp")) continue;
-    if (name.substr(unpublished.size(), last.size()) <= last) files().remove(file.path);
+    if (!FileSystem::is_temporary(name, manifest_prefix)) continue;
+    if (name.substr(1 + manifest_prefix.size(), last.size()) <= last) files().remove(file.path);
   }
   std::set<std::string, std::less<>> finished;
   for (const RollingEntry& file : manifest_.files) finished.insert(file.name);

@@ -62,6 +62,10 @@ std::string FileSystem::temporary_name(const std::string& path) {
   return parent_path(path) + "/." + std::string(base_name(path)) + unique;
 }
 
+bool FileSystem::is_temporary(std::string_view name, std::string_view begins) {
+  return name.starts_with('.') && name.substr(1).starts_with(begins) && name.ends_with(".tmp");
+}
+
 bool FileSystem::remove_all(const std::string& path) {
   const std::optional<FileInfo> info = stat(path);
   if (!info) return false;

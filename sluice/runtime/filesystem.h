@@ -103,6 +103,8 @@ class FileSystem {
   /// The same if nothing has the name `path`; else returns false and changes nothing. So a name can be taken by one of
   /// several processes (compare and set): the next epoch of a directory, for instance.
   bool publish_new(const std::string& path, std::string_view bytes, Readers readers = Readers::everyone);
+  /// Whether this is the name of what a crash has left behind of publishing a file whose name begins so.
+  static bool is_temporary(std::string_view name, std::string_view begins);
   /// Removes a directory with all it holds (links, not what they lead to); false when there was none.
   bool remove_all(const std::string& path);
 
