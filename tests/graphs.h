@@ -75,22 +75,23 @@ inline NodePtr summed(const EnginePtr& engine, const NodePtr& parent, std::size_
 }
 
 template <class T = Number>
-std::vector<std::vector<T>> partitions_of(const JobResult& result) {
-  if (result.error != nullptr) std::rethrow_exception(result.error);
+std::vector<T> values_of(const RestedPtr& records) {
   class Collecting : public Pipe {
    public:
-    void push(const void* records, std::size_t count) override {
-      values.insert(values.end(), static_cast<const T*>(records), static_cast<const T*>(records) + count);
+    void push(const void* chunk, std::size_t count) override {
+      values.insert(values.end(), static_cast<const T*>(chunk), static_cast<const T*>(chunk) + count);
     }
     void finish() override {}
     std::vector<T> values;
-  };
+  } pipe;
+  records->push_all(pipe);
+  return pipe.values;
+}
+template <class T = Number>
+std::vector<std::vector<T>> partitions_of(const JobResult& result) {
+  if (result.error != nullptr) std::rethrow_exception(result.error);
   std::vector<std::vector<T>> all;
-  for (const RestedPtr& partition : result.partitions) {
-    Collecting pipe;
-    partition->push_all(pipe);
-    all.push_back(std::move(pipe.values));
-  }
+  for (const RestedPtr& partition : result.partitions) all.push_back(values_of<T>(partition));
   return all;
 }
 template <class T = Number>

@@ -66,6 +66,11 @@ struct Executor::Task {
   std::atomic<bool> waits{true};
   /// Answers that are missing, and one more while they are asked for.
   std::size_t missing = 1;
+  /// One more answer is to come.
+  void expect_answer() {
+    const std::lock_guard lock(mutex);
+    ++missing;
+  }
   /// True once, for who begins it, or gives it up.
   bool stop_waiting() { return waits.exchange(false); }
   /// An executor that has not given what it had.
@@ -377,10 +382,7 @@ void Executor::ask_for_buckets(const TaskPtr& task) {
                     by_place[at.executors[map]].push_back(map);
                   }
                   if (const auto own = by_place.extract(id_); at.is_to_come && !own.empty()) {
-                    {
-                      const std::lock_guard lock(task->mutex);
-                      ++task->missing;
-                    }
+                    task->expect_answer();
                     await_own(task, read.shuffle, own.mapped());
                   }
                   for (auto& [place, maps] : by_place) {
@@ -400,10 +402,7 @@ void Executor::ask_for_buckets(const TaskPtr& task) {
 // What a task needs of another executor. `keep` gets the answer, and says whether it is what was asked for.
 template <class Answer, class Question, class Keep>
 void Executor::ask_for(const TaskPtr& task, ExecutorId from, const Question& question, Keep keep) {
-  {
-    const std::lock_guard lock(task->mutex);
-    ++task->missing;
-  }
+  task->expect_answer();
   peers_.ask(from, question, [this, task, from, keep = std::move(keep)](std::optional<std::string_view> bytes) {
     std::optional<Answer> answer = decode_answer<Answer>(bytes);
     {
@@ -667,17 +666,17 @@ void Executor::await_output(std::uint64_t shuffle, const std::vector<std::uint32
 }
 
 void Executor::tell_of_output(const TaskProgram& program) {
+  std::vector<std::uint64_t> written;
+  for (const TaskOutput& output : program.outputs) {
+    if (const auto* write = std::get_if<WriteShuffle>(&output.what)) written.push_back(write->shuffle);
+  }
+  if (written.empty()) return;
   std::list<Awaited> come;
   {
     const std::lock_guard lock(mutex_);
     for (auto awaited = awaited_.begin(); awaited != awaited_.end();) {
       const auto next = std::next(awaited);
-      const bool is_written =
-          std::any_of(program.outputs.begin(), program.outputs.end(), [&](const TaskOutput& output) {
-            const auto* write = std::get_if<WriteShuffle>(&output.what);
-            return write != nullptr && write->shuffle == awaited->shuffle;
-          });
-      if (is_written && !shuffles_.is_to_come(awaited->shuffle, awaited->maps)) {
+      if (contains(written, awaited->shuffle) && !shuffles_.is_to_come(awaited->shuffle, awaited->maps)) {
         come.splice(come.end(), awaited_, awaited);
       }
       awaited = next;

@@ -37,7 +37,7 @@ struct Stores {
   ShuffleStore& shuffles;
   BlockStore& blocks;
   const std::set<BlockId>& lost;
-  const Ahead& ahead;
+  Ahead ahead{};
 };
 
 /// Something to compute: the map side of a shuffle, or a target of the job.
@@ -284,22 +284,20 @@ void Job::fail(std::size_t target, const std::exception_ptr& error) {
 
 Rounds plan_rounds(const Job& job, ShuffleStore& shuffles, BlockStore& blocks) {
   Rounds rounds;
-  Ahead ahead;
-  const Stores stores{shuffles, blocks, job.lost, ahead};
+  Stores stores{shuffles, blocks, job.lost};
   while (rounds.size() < rounds_max) {
     Planner planner(job, stores);
     if (planner.is_at_end()) break;
     std::vector<TaskProgram> tasks = planner.plan(nullptr);
     if (planner.must_wait()) break;
-    planner.add_to(ahead);
+    planner.add_to(stores.ahead);
     rounds.push_back(std::move(tasks));
   }
   return rounds;
 }
 
 Rounds plan_only(const Products& products, const Job& job, ShuffleStore& shuffles, BlockStore& blocks) {
-  const Ahead nothing;
-  const Stores stores{shuffles, blocks, job.lost, nothing};
+  const Stores stores{shuffles, blocks, job.lost};
   Rounds rounds;
   rounds.push_back(Planner(job, stores).plan(&products));
   return rounds;
@@ -316,8 +314,7 @@ std::optional<Product> product_of(const TaskOutput& output) {
 }
 
 std::vector<std::size_t> needed_by(const Product& product, const Job& job, ShuffleStore& shuffles, BlockStore& blocks) {
-  const Ahead nothing;
-  const Stores stores{shuffles, blocks, job.lost, nothing};
+  const Stores stores{shuffles, blocks, job.lost};
   std::vector<std::size_t> targets;
   for (std::size_t i = 0; i < job.targets.size(); ++i) {
     if (!job.is_open(i)) continue;

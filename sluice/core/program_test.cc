@@ -16,16 +16,10 @@
 #include "sluice/runtime/process.h"
 #include "sluice/runtime/random.h"
 #include "sluice/testkit/hand_runtime.h"
+#include "tests/graphs.h"
 
 namespace sluice::detail {
 namespace {
-
-using Number = std::int64_t;
-using Pair = std::pair<Number, Number>;
-
-OperatorInfoPtr named(const std::string& name) {
-  return std::make_shared<const OperatorInfo>(OperatorInfo{name, std::source_location::current()});
-}
 
 /// A task with every kind of step and of output:
 ///   0 ReadSource 1..5 -> 1 RunKernel (pairs) -> WriteShuffle 11, WriteBlock, Collect 0
@@ -69,20 +63,6 @@ TaskProgram decoded(std::string_view bytes) {
   TaskProgram program = TaskProgram::decode_from(in);
   in.expect_end();
   return program;
-}
-
-template <class T>
-std::vector<T> values_of(const RestedPtr& records) {
-  class Collecting : public Pipe {
-   public:
-    void push(const void* chunk, std::size_t count) override {
-      values.insert(values.end(), static_cast<const T*>(chunk), static_cast<const T*>(chunk) + count);
-    }
-    void finish() override {}
-    std::vector<T> values;
-  } pipe;
-  records->push_all(pipe);
-  return pipe.values;
 }
 
 class ProgramTest : public ::testing::Test {

@@ -592,8 +592,8 @@ std::vector<OutputInfo> Driver::run_outputs(const Batch& batch, std::exception_p
   const auto prepare = [&] {
     for (Due& output : due) {
       try {
-        const StreamNode& stream = *outputs_[output.id].stream;
-        output.node = outputs_[output.id].stream->at(*engine_, time);
+        StreamNode& stream = *outputs_[output.id].stream;
+        output.node = stream.at(*engine_, time);
         if (batch.missing_only && stream.state) {
           const auto end = missing_.lower_bound(output.node->partitions);
           output.node = make_chosen(stream.info, output.node, {missing_.begin(), end});

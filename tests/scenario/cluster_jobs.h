@@ -16,9 +16,10 @@
 
 namespace sluice {
 
-inline detail::Members& members_of(const Context& ctx) {
-  return dynamic_cast<detail::ClusterScheduler&>(ctx.engine()->runner()).members();
+inline detail::ClusterScheduler& scheduler_of(const Context& ctx) {
+  return dynamic_cast<detail::ClusterScheduler&>(ctx.engine()->runner());
 }
+inline detail::Members& members_of(const Context& ctx) { return scheduler_of(ctx).members(); }
 inline std::vector<std::int64_t> pids(const Context& ctx) { return members_of(ctx).pids(); }
 
 inline std::map<int, long> counted(const Context& ctx, int numbers) {

@@ -12,6 +12,7 @@
 #include "sluice/sluice.h"
 #include "sluice/testkit/faulty_filesystem.h"
 #include "sluice/testkit/testing.h"
+#include "tests/scenario/cluster_jobs.h"
 
 namespace sluice {
 namespace {
@@ -54,10 +55,6 @@ ContextOptions options_of(const std::string& compression = {}) {
           .shuffle_compression = compression,
           .hash_seed = 42,
           .executor_timeout = 20s};
-}
-
-detail::Members& members_of(const Context& ctx) {
-  return dynamic_cast<detail::ClusterScheduler&>(ctx.engine()->runner()).members();
 }
 
 /// Executors are threads, and their disk fails as the script says.

@@ -14,6 +14,7 @@
 #include "sluice/testkit/mortal_machine.h"
 #include "sluice/testkit/simulation.h"
 #include "sluice/testkit/testing.h"
+#include "tests/scenario/cluster_jobs.h"
 #include "tests/scenario/lives.h"
 
 namespace sluice::testing {
@@ -163,7 +164,7 @@ TEST(ReceiversOnExecutorsSimulated, AReceiverRunsOnTheHostThatItPrefersWhileTher
     StreamTest t(options);
     const auto places = std::make_shared<Places>();
     t.streaming().add_listener(places);
-    auto& members = dynamic_cast<sluice::detail::ClusterScheduler&>(t.context().engine()->runner()).members();
+    auto& members = members_of(t.context());
     const std::string host = "host-" + std::to_string(seed % 3);
     t.output(t.streaming().receiver_stream<std::pair<int, Number>>(
         [] { return std::make_unique<Counting>(0, false); }, {.restart_delay = 10ms, .preferred_location = host}));

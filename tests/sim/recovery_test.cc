@@ -19,6 +19,7 @@
 #include "sluice/cluster/scheduler.h"
 #include "sluice/sluice.h"
 #include "sluice/testkit/mortal_machine.h"
+#include "tests/scenario/cluster_jobs.h"
 #include "tests/scenario/lives.h"
 #include "tests/sim/simulated_database.h"
 
@@ -229,8 +230,7 @@ void live(std::uint64_t seed, bool with_files) {
     if (world->executor_kills > 0 && !world->executors_are_outside && world->random.chance(0.4)) {
       --world->executor_kills;
       ++world->kills;
-      auto& scheduler = dynamic_cast<sluice::detail::ClusterScheduler&>(ctx.engine()->runner());
-      end_an_executor(dynamic_cast<sluice::detail::ThreadExecutors&>(scheduler.manager()));
+      end_an_executor(dynamic_cast<sluice::detail::ThreadExecutors&>(scheduler_of(ctx).manager()));
       if (world->random.chance(0.3)) continue;  // and another one at once
     }
     ASSERT_FALSE(ssc.await_termination(std::chrono::milliseconds(world->random.below(150))));

@@ -6,10 +6,10 @@
 #include <utility>
 #include <vector>
 
-#include "sluice/cluster/scheduler.h"
 #include "sluice/sluice.h"
 #include "sluice/testkit/simulation.h"
 #include "sluice/testkit/testing.h"
+#include "tests/scenario/cluster_jobs.h"
 
 namespace sluice::testing {
 namespace {
@@ -34,7 +34,10 @@ class Rounds : public ::testing::Test {
       const Rdd<int> numbers = t.context().parallelize(std::vector{0, 1, 2, 3, 4, 5, 6, 7}, 4);
       const auto slow = numbers.map([](int number) {
         auto* const task = sluice::detail::TaskContext::current();
-        if (number == 0) task->environment().runtime.wait_for(1min);
+        for (int slept = 0; number == 0 && slept < 600; ++slept) {
+          task->environment().runtime.wait_for(100ms);
+          task->check_cancelled();
+        }
         return std::pair{number % 2, 1L};
       });
       const auto sum = [](long a, long b) { return a + b; };
@@ -46,18 +49,14 @@ class Rounds : public ::testing::Test {
   const Counts expected_{{4, 2}};
 };
 
-sluice::detail::ClusterScheduler& scheduler_of(const StreamTest& t) {
-  return dynamic_cast<sluice::detail::ClusterScheduler&>(t.context().engine()->runner());
-}
-
 // Much longer than an executor may owe an answer, while the only thread for tasks is busy.
 TEST_F(Rounds, ATaskWaitsForItsInputHoweverLongThatTakesToMake) {
   live([&](Simulation& sim, StreamTest& t, const Rdd<std::pair<int, long>>& counts) {
     const Time begun = sim.clock().now();
     EXPECT_EQ(counts.collect(), expected_);
     EXPECT_LT(sim.clock().now() - begun, 61s);
-    EXPECT_EQ(scheduler_of(t).members().pids().size(), 2u);
-    EXPECT_EQ(scheduler_of(t).counters().tasks, 12u) << "each has run once";
+    EXPECT_EQ(pids(t.context()).size(), 2u);
+    EXPECT_EQ(scheduler_of(t.context()).counters().tasks, 12u) << "each has run once";
   });
 }
 
@@ -84,8 +83,11 @@ TEST_F(Rounds, WhatWaitsEndsAtOnceWhenItsJobIsCancelled) {
       sim.wait_for(10s);
       cancelled = true;
     });
+    const Time begun = sim.clock().now();
     const auto results = t.context().engine()->run({counts.node()}, {.cancelled = &cancelled});
     EXPECT_NE(results[0].error, nullptr);
+    // Those that run and those that wait for what will not be made any more.
+    EXPECT_LT(sim.clock().now() - begun, 10500ms);
     cancelling->join();
     // Another job does not find anything of it in its way.
     EXPECT_EQ(t.context().parallelize(std::vector{1, 2, 3}, 2).count(), 3);

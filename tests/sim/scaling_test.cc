@@ -10,6 +10,7 @@
 #include "sluice/sluice.h"
 #include "sluice/testkit/simulation.h"
 #include "sluice/testkit/testing.h"
+#include "tests/scenario/cluster_jobs.h"
 #include "tests/scenario/lives.h"
 
 namespace sluice::testing {
@@ -51,7 +52,7 @@ TEST(ScalingSimulated, ExecutorsComeAndLeaveWithTheLoadAndStateGoesWithThem) {
         for (const long value : values) sum = sum.value_or(0) + value;
         return sum;
       }));
-      auto& members = dynamic_cast<sluice::detail::ClusterScheduler&>(t.context().engine()->runner()).members();
+      auto& members = members_of(t.context());
       std::size_t most_executors = 0;
       for (int b = 0; b < batches; ++b) {
         t.run(1);
