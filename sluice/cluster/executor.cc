@@ -87,9 +87,12 @@ Executor::Executor(Runtime& runtime, Transport& transport, ExecutorOptions optio
     : runtime_(runtime),
       transport_(transport),
       options_(std::move(options)),
-      blocks_(runtime, {options_.memory_bytes / 2, options_.spill_directory}),
+      states_(states != nullptr
+                  ? std::move(states)
+                  : std::make_shared<StateKeeper>(std::make_unique<BlockStore>(
+                        runtime, BlockStore::Options{options_.memory_bytes / 2, options_.spill_directory}))),
+      blocks_(states_->blocks()),
       shuffles_(runtime, {options_.memory_bytes / 2, options_.spill_directory, options_.compression}),
-      states_(states != nullptr ? std::move(states) : std::make_shared<StateKeeper>()),
       changed_(runtime.condition()),
       peers_(runtime, transport, options_.token,
              [this](ExecutorId from, std::string_view message, const auto& reply) { answer(from, message, reply); }),

@@ -71,8 +71,8 @@ class Executor {
   /// Registers with the driver and works until that shuts it down (true) or the connection ends. Called once.
   /// Errors: SLU-402 the driver cannot be reached; SLU-413 it refuses this executor, and why.
   bool run();
-  /// For the next one, when `run` has returned false or thrown: state that waits for the next driver. Null: there is
-  /// none.
+  /// For the next one, when `run` has returned false or thrown: state and blocks that wait for the next driver. Null:
+  /// there are none.
   std::shared_ptr<StateKeeper> keep_state();
   /// Ends `run` at once, as if the process had been killed.
   void close();
@@ -132,9 +132,9 @@ class Executor {
   Duration heartbeat_{};
   /// When the driver was heard of last.
   std::atomic<Time> heard_{Time{}};
-  BlockStore blocks_;
-  ShuffleStore shuffles_;
   const std::shared_ptr<StateKeeper> states_;
+  BlockStore& blocks_;
+  ShuffleStore shuffles_;
   std::unique_ptr<Channel> driver_;
   LogQueue* logs_ = nullptr;
   ExecutorId id_ = 0;

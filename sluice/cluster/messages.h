@@ -172,7 +172,8 @@ struct StateRequest {
     /// The copy here is not needed any more.
     drop_copy,
     /// The driver of epoch `number` of the application `maker` begins, or one that has none. The answer has what is
-    /// kept here since the driver before was lost, and its epoch as `number`.
+    /// kept here since the driver before was lost, and its epoch as `number`. Of blocks of services only `block_owners`
+    /// stay, if what is here is of the driver of epoch `batch`, which was the last one.
     resume,
     /// What is kept becomes the state, or the copy: as of batch `number`.
     take_up,
@@ -196,6 +197,7 @@ struct StateRequest {
   StateSchema written;
   /// Shipped<StateMaker>; of `resume` the application.
   std::string maker;
+  std::vector<std::uint64_t> block_owners;
 };
 
 /// A partition of state that can be had as of one of two batches, of which the second may be 0.
@@ -217,6 +219,8 @@ struct StateReply {
   std::int64_t batch = 0;
   std::vector<StateBlock> blocks;
   std::vector<KeptState> kept;
+  /// Of `resume`: those of them that are here.
+  std::vector<std::uint64_t> block_owners;
 };
 
 /// A task uses a broadcast value that the executor does not have.
@@ -269,6 +273,7 @@ struct ServiceEnded {
 };
 
 /// A block of a service. Engines give out ids from 1 on; those from 2^32 on are of such blocks.
+inline constexpr std::uint64_t first_service_block = std::uint64_t{1} << 32;
 inline BlockId service_block(std::uint64_t service, std::uint32_t number) { return {(service << 32) | number, 0}; }
 
 /// The executor is to end: it does when nothing that it has is needed there any more, and the driver says Shutdown.

@@ -510,9 +510,14 @@ void ClusterScheduler::lose_output(const OutputLost& lost) {
 // They are removed with their lease, as cached partitions are.
 void ClusterScheduler::on_service_block(const BlockId& block, ExecutorId executor, ExecutorId copy) {
   const std::lock_guard lock(mutex_);
+  std::vector<ExecutorId> executors{executor};
+  if (copy != 0 && members_->is_alive(copy)) executors.push_back(copy);
+  place_block(block, std::move(executors));
+}
+
+void ClusterScheduler::place_block(const BlockId& block, std::vector<ExecutorId> executors) {
   BlockPlaces& places = block_places_[block];
-  places.executors.push_back(executor);
-  if (copy != 0 && members_->is_alive(copy)) places.executors.push_back(copy);
+  places.executors = std::move(executors);
   places.twice = options_.copy_blocks;
   lacks_copies_ = lacks_copies_ || (places.twice && places.executors.size() < 2);
   engine_.blocks().put_elsewhere(block);
@@ -640,6 +645,7 @@ std::optional<std::set<std::size_t>> ClusterScheduler::take_up_state(const std::
   members_->set_application(application, epoch);
   // Those that come later are told so with their welcome, and have nothing that is waited for.
   std::map<ExecutorId, std::vector<KeptState>> kept;
+  std::map<std::uint64_t, std::vector<ExecutorId>> blocks;
   const auto ask_all = [&](StateRequest::What what) {
     const std::vector<ExecutorId> ids = members_->ready();
     std::vector<std::pair<ExecutorId, StateRequest>> requests;
@@ -648,19 +654,29 @@ std::optional<std::set<std::size_t>> ClusterScheduler::take_up_state(const std::
       requests.back().second.what = what;
       requests.back().second.maker = application;
       requests.back().second.number = static_cast<std::int64_t>(epoch);
+      requests.back().second.batch = static_cast<std::int64_t>(wanted.epoch);
+      requests.back().second.block_owners = wanted.blocks;
     }
     std::vector<StateReply> replies = members_->call_all(std::move(requests));
     for (std::size_t i = 0; i < ids.size(); ++i) {
       // One that has not heard of the last driver has what may have become something else since.
       const bool is_of_last = static_cast<std::uint64_t>(replies[i].number) == wanted.epoch;
       if (is_of_last && !replies[i].kept.empty()) kept[ids[i]] = std::move(replies[i].kept);
+      for (const std::uint64_t owner : replies[i].block_owners) blocks[owner].push_back(ids[i]);
     }
   };
   ask_all(StateRequest::What::resume);
   std::optional<std::set<std::size_t>> missing;
   if (!wanted.states.empty() && !kept.empty()) missing = slots_->take_up(wanted, kept);
   ask_all(StateRequest::What::forget_kept);
+  // No service of this driver may have the number of one whose blocks are wanted.
+  for (const std::uint64_t owner : wanted.blocks) engine_.skip_ids(owner / first_service_block);
+  if (!blocks.empty()) std::fprintf(stderr, "sluice: executors have kept %zu blocks of receivers\n", blocks.size());
   const std::lock_guard lock(mutex_);
+  for (auto& [owner, executors] : blocks) {
+    std::erase_if(executors, [this](ExecutorId id) { return !members_->is_alive(id); });
+    if (!executors.empty()) place_block({owner, 0}, executors);
+  }
   for (const WantedState& one : wanted.states) {
     for (std::uint32_t p = 0; p < one.partitions; ++p) {
       if (missing.has_value() && !missing->contains(p)) continue;

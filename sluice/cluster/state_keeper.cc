@@ -130,6 +130,11 @@ void StateKeeper::answer(const StateRequest& request, StateReply& reply) {
     for (const auto& [at, kept] : aside_) {
       reply.kept.push_back({at.first, at.second, kept.copy->last_batch(), kept.waiting_batch});
     }
+    const auto last = static_cast<std::uint64_t>(request.batch);
+    const bool has_missed_none = blocks_since_ <= last && last <= lost_epoch_;
+    reply.block_owners = keep_blocks(has_missed_none ? request.block_owners : std::vector<std::uint64_t>());
+    // The driver that begins may be lost before it has done anything: then the next one asks for those of `last`, too.
+    blocks_since_ = last;
     return;
   }
   if (request.what == What::forget_kept) return aside_.clear();
@@ -223,17 +228,22 @@ void StateKeeper::begin(const std::string& application, std::uint64_t epoch) {
     throw Error(Code::network_failed, {.why = "the driver is of epoch " + std::to_string(epoch) +
                                               ", and that of epoch " + std::to_string(epoch_) + " has taken over"});
   }
-  if (application != application_) aside_.clear();
+  if (application != application_) {
+    aside_.clear();
+    keep_blocks({});
+  }
   application_ = application;
   epoch_ = epoch;
 }
 
 bool StateKeeper::keep_aside() {
   const std::lock_guard lock(mutex_);
+  if (blocks_ != nullptr) blocks_->remove_owners(0, first_service_block - 1);  // cached partitions
   // Of an application that nobody can go on with nothing is kept.
   if (application_.empty()) {
     kept_.clear();
     states_.clear();
+    keep_blocks({});
     return false;
   }
   for (auto& [key, state] : states_.take_all()) {
@@ -245,12 +255,21 @@ bool StateKeeper::keep_aside() {
     aside_ = std::exchange(kept_, {});
     aside_epoch_ = epoch_;
   }
-  return !aside_.empty();
+  lost_epoch_ = epoch_;
+  const bool has_blocks = blocks_ != nullptr && blocks_->memory_bytes() > 0;
+  return !aside_.empty() || has_blocks;
 }
 
 void StateKeeper::drop_aside() {
   const std::lock_guard lock(mutex_);
   aside_.clear();
+  keep_blocks({});
+  blocks_since_ = epoch_;
+}
+
+std::vector<std::uint64_t> StateKeeper::keep_blocks(const std::vector<std::uint64_t>& owners) {
+  if (blocks_ == nullptr) return {};
+  return blocks_->keep_owners(first_service_block, owners);
 }
 
 StateChanges StateKeeper::whole(const StateRequest& request) {

@@ -1,4 +1,5 @@
-// The state that an executor has, and the copies that it keeps of what others have.
+// The state that an executor has, and the copies that it keeps of what others have; and blocks of services, which the
+// next driver may want as it does state.
 //
 // Invariants:
 //  K1. Changes of a batch wait beside a copy until those of the next batch come or the driver says that the batch is
@@ -8,6 +9,7 @@
 //      copy is kept: then checkpoints are written by who keeps that.
 //  K3. When the driver is lost, all of it is kept aside. Nothing of it is seen by tasks or other executors until the
 //      next driver says that it goes on with it (`take_up`), or it goes.
+//  K4. Of an executor that has missed a driver no block is used: that one may have given its id to another.
 #pragma once
 
 #include <cstdint>
@@ -28,10 +30,12 @@ namespace sluice::detail {
 /// See the head of this file. Threads: safe from all threads; one at a time works on a state.
 class StateKeeper {
  public:
-  StateKeeper() { states_.track(); }
+  /// `blocks`: what the executor has of cached partitions and of blocks; null: nothing.
+  explicit StateKeeper(std::unique_ptr<BlockStore> blocks = nullptr) : blocks_(std::move(blocks)) { states_.track(); }
 
   /// Where tasks find it.
   StateStore& store() { return states_; }
+  BlockStore& blocks() { return *blocks_; }
   void set_hash_seed(std::uint64_t seed) { hash_seed_ = seed; }
 
   // -- for tasks
@@ -80,6 +84,7 @@ class StateKeeper {
   static void drop_frozen(Kept& kept, StatePartition& state);
   void answer(const StateRequest& request, StateReply& reply);
   void take_up(const Key& key, const StateRequest& request);
+  std::vector<std::uint64_t> keep_blocks(const std::vector<std::uint64_t>& owners);
 
   std::mutex mutex_;
   StateStore states_;
@@ -87,6 +92,10 @@ class StateKeeper {
   /// What the driver said that was lost (K3); a state is its own copy.
   std::map<Key, Kept> aside_;
   std::uint64_t aside_epoch_ = 0;
+  /// What the blocks of services are of (K4): of this driver, or of one since, if they ran.
+  std::uint64_t blocks_since_ = 0;
+  std::uint64_t lost_epoch_ = 0;
+  const std::unique_ptr<BlockStore> blocks_;
   std::string application_;
   std::uint64_t epoch_ = 0;
   std::uint64_t hash_seed_ = 0;

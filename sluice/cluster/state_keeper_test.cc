@@ -3,8 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 #include <vector>
+
+#include "sluice/core/stores.h"
+#include "sluice/testkit/hand_runtime.h"
+#include "tests/graphs.h"
 
 namespace sluice::detail {
 namespace {
@@ -272,6 +277,80 @@ TEST_F(StateKeeperTest, NothingIsKeptForAnotherApplicationNorForAnOlderDriver) {
   copy.begin("another", 1);
   EXPECT_TRUE(ask(copy, What::resume, 1).kept.empty());
   EXPECT_NE(ask(copy, What::take_up, 10).error, "");
+}
+
+// ---- Blocks (K4)
+
+class StateKeeperWithBlocks : public ::testing::Test {
+ protected:
+  using Owners = std::vector<std::uint64_t>;
+  static BlockId block(std::uint32_t number) { return service_block(1, number); }
+
+  /// A driver of that epoch begins; the one before was of epoch `last`. Which of the blocks are there for it?
+  Owners begin(std::uint64_t epoch, std::uint64_t last, const std::vector<std::uint32_t>& wanted) {
+    keeper_.begin("app", epoch);
+    StateRequest request;
+    request.what = StateRequest::What::resume;
+    request.batch = static_cast<std::int64_t>(last);
+    for (const std::uint32_t number : wanted) request.block_owners.push_back(block(number).owner);
+    return keeper_.handle(request).block_owners;
+  }
+  void put(const BlockId& id) {
+    auto records = std::make_shared<RestedRecords>(type_ops<Number>());
+    const auto number = static_cast<Number>(id.owner);
+    records->append(&number, 1);
+    keeper_.blocks().put(id, records, Keep::memory_and_disk);
+  }
+
+  testing::HandRuntime runtime_;
+  StateKeeper keeper_{std::make_unique<BlockStore>(runtime_, BlockStore::Options{})};
+};
+
+TEST_F(StateKeeperWithBlocks, ThoseThatTheNextDriverWantsStay) {
+  begin(1, 0, {});
+  for (const std::uint32_t number : {1, 2, 3}) put(block(number));
+  put({5, 0});  // a cached partition
+  ASSERT_TRUE(keeper_.keep_aside());
+  EXPECT_FALSE(keeper_.blocks().has({5, 0}));
+  EXPECT_EQ(begin(2, 1, {1, 3, 4}), (Owners{block(1).owner, block(3).owner}));
+  EXPECT_FALSE(keeper_.blocks().has(block(2)));
+  EXPECT_EQ(values_of(keeper_.blocks().get(block(3))), (std::vector<Number>{static_cast<Number>(block(3).owner)}));
+  put(block(7));
+  ASSERT_TRUE(keeper_.keep_aside());
+  EXPECT_EQ(begin(3, 2, {1, 7}), (Owners{block(1).owner, block(7).owner}));
+}
+
+TEST_F(StateKeeperWithBlocks, TheyStayWhenADriverIsLostBeforeItHasDoneAnything) {
+  begin(1, 0, {});
+  put(block(1));
+  keeper_.keep_aside();
+  EXPECT_EQ(begin(2, 1, {1}).size(), 1u);
+  keeper_.keep_aside();
+  EXPECT_EQ(begin(3, 1, {1}).size(), 1u);
+}
+
+TEST_F(StateKeeperWithBlocks, NoneStaysAfterADriverThatTheExecutorHasMissed) {
+  begin(1, 0, {});
+  put(block(1));
+  keeper_.keep_aside();
+  EXPECT_TRUE(begin(3, 2, {1}).empty());
+  EXPECT_FALSE(keeper_.blocks().has(block(1)));
+}
+
+TEST_F(StateKeeperWithBlocks, NoneStaysForAnotherApplicationOrForADriverThatGoesOnWithoutThem) {
+  begin(1, 0, {});
+  put(block(1));
+  keeper_.keep_aside();
+  keeper_.begin("another", 1);
+  EXPECT_FALSE(keeper_.blocks().has(block(1)));
+  put(block(2));
+  keeper_.keep_aside();
+  keeper_.begin("another", 2);
+  keeper_.drop_aside();
+  EXPECT_FALSE(keeper_.blocks().has(block(2)));
+  put(block(3));
+  ASSERT_TRUE(keeper_.keep_aside()) << "of the driver that it came to late";
+  EXPECT_TRUE(keeper_.blocks().has(block(3)));
 }
 
 }  // namespace

@@ -85,6 +85,12 @@ class Engine : public std::enable_shared_from_this<Engine> {
 
   /// An id no other shuffle, cached RDD, accumulator or state of this engine has.
   std::uint64_t next_id() { return next_id_.fetch_add(1) + 1; }
+  /// From now on ids are larger than that.
+  void skip_ids(std::uint64_t through) {
+    std::uint64_t last = next_id_.load();
+    while (last < through && !next_id_.compare_exchange_weak(last, through)) {
+    }
+  }
   /// Not const until the graph is fixed: the user may still name it.
   std::shared_ptr<OperatorInfo> info(std::string name, Place where) const {
     return std::make_shared<OperatorInfo>(OperatorInfo{std::move(name), where});

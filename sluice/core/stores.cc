@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <set>
 #include <span>
 #include <utility>
 
@@ -616,6 +617,32 @@ void BlockStore::remove_owners(std::uint64_t first, std::uint64_t last) {
     }
   }
   for (const BlockId& id : on_disk) directory_.files().remove(path_of(id));
+}
+
+std::vector<std::uint64_t> BlockStore::keep_owners(std::uint64_t first, const std::vector<std::uint64_t>& owners) {
+  std::set<std::uint64_t> here;
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto it = blocks_.lower_bound({first, 0}); it != blocks_.end(); ++it) here.insert(it->first.owner);
+  }
+  const std::set<std::uint64_t> wanted(owners.begin(), owners.end());
+  std::vector<std::uint64_t> kept;
+  for (const std::uint64_t owner : here) {
+    if (wanted.contains(owner)) {
+      kept.push_back(owner);
+    } else {
+      remove_owner(owner);
+    }
+  }
+  return kept;
+}
+
+void BlockStore::remove_spilled() {
+  {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(blocks_, [](const auto& each) { return each.second.on_disk && each.second.records == nullptr; });
+  }
+  directory_.remove();
 }
 
 std::size_t BlockStore::memory_bytes() {

@@ -213,8 +213,10 @@ class BlockStore {
   void remove_owner(std::uint64_t owner) { remove_owners(owner, owner); }
   /// The same for all owners from the first to the last.
   void remove_owners(std::uint64_t first, std::uint64_t last);
-  /// As in ShuffleStore.
-  void remove_spilled() { directory_.remove(); }
+  /// Removes the blocks of all owners from `first` on but these; returns those of them that are here.
+  std::vector<std::uint64_t> keep_owners(std::uint64_t first, const std::vector<std::uint64_t>& owners);
+  /// What lies on disk is gone, and so is the directory.
+  void remove_spilled();
 
   std::size_t memory_bytes();
   /// Partitions that left memory, were written to disk, could not be written, or were found damaged there, so far.

@@ -408,6 +408,21 @@ TEST(BlockStore, RemovesAnOwnersBlocksAndFilesAndNoOthers) {
   });
 }
 
+TEST(BlockStore, RemovesTheBlocksOfAllOwnersButThoseThatAreWanted) {
+  Simulation sim(1);
+  sim.run([&] {
+    BlockStore store(sim, room_for(2));
+    for (std::uint64_t i = 0; i < 6; ++i) store.put({i, 0}, block_of(i), Keep::memory_and_disk);
+    EXPECT_EQ(store.keep_owners(2, {1, 3, 5, 9}), (std::vector<std::uint64_t>{3, 5}));
+    for (std::uint64_t i = 0; i < 6; ++i) EXPECT_EQ(store.has({i, 0}), i < 2 || i == 3 || i == 5) << i;
+    EXPECT_EQ(files_below(sim, spill).size(), 3U);
+    store.remove_spilled();
+    for (std::uint64_t i = 0; i < 6; ++i) EXPECT_EQ(store.has({i, 0}), i == 5) << i;
+    EXPECT_TRUE(holds(store.get({5, 0}), 5));
+    EXPECT_TRUE(files_below(sim, spill).empty());
+  });
+}
+
 TEST(BlockStore, LeavesOtherFilesOfItsDirectoryAlone) {
   Simulation sim(1);
   sim.run([&] {

@@ -93,10 +93,13 @@ class TaskRunner {
     std::vector<WantedState> states;
     /// Also when some partitions are missing.
     bool in_part = false;
+    /// Owners of blocks of services.
+    std::vector<std::uint64_t> blocks;
   };
   /// A driver of the application begins: the one of that epoch, and executors that know of a newer one leave it. State
   /// that they have kept as it is wanted, since the driver before was lost, is as if it had been made and loaded.
-  /// Returns the partitions of which some is missing; of these nothing is left. nullopt: nothing has been taken up.
+  /// Returns the partitions of which some is missing; of these nothing is left. nullopt: no state has been taken up.
+  /// Blocks that they have are in the engine's BlockStore, until they are removed.
   virtual std::optional<std::set<std::size_t>> take_up_state(const std::string& application, std::uint64_t epoch,
                                                              const WantedStates& wanted) = 0;
   /// From now on state keeps in mind what has changed.

@@ -14,8 +14,8 @@ namespace {
 enum class Event : std::uint8_t { run = 1, block = 2, batch = 3, output = 4, delivered = 5, complete = 6 };
 
 // Records of kinds that have not changed since are of version 1. Version 2 of `delivered` says what its sink must
-// remember.
-constexpr std::uint8_t newest_version(Event kind) { return kind == Event::delivered ? 2 : 1; }
+// remember, of `block` where it lies on executors.
+constexpr std::uint8_t newest_version(Event kind) { return kind == Event::delivered || kind == Event::block ? 2 : 1; }
 
 // A new segment is begun when the present one has this size, so that old ones can go.
 constexpr std::uint64_t segment_bytes = 1 << 20;
@@ -47,7 +47,7 @@ class Reader {
     content_.empty = false;
     switch (kind) {
       case Event::run: take_run(in); break;
-      case Event::block: take_block(in); break;
+      case Event::block: take_block(in, version); break;
       case Event::batch: take_batch(in); break;
       case Event::output: take_output(in); break;
       case Event::delivered: take_delivered(in, version); break;
@@ -84,7 +84,7 @@ class Reader {
     if (content_.interval <= Duration{}) in.fail_corrupt("a run has no interval");
   }
 
-  void take_block(Decoder& in) {
+  void take_block(Decoder& in, std::uint8_t version) {
     const std::string& input = name_of(in, inputs_);
     RecordedBlock block;
     block.number = in.varint();
@@ -93,6 +93,7 @@ class Reader {
     block.stored = read_time(in);
     block.handle = decode<std::optional<LogHandle>>(in);
     block.position = std::string(in.text());
+    if (version > 1) block.owner = in.varint();
     content_.blocks[input].emplace(block.number, std::move(block));
   }
 
@@ -276,6 +277,7 @@ LogPosition Journal::block(std::size_t input, const RecordedBlock& block) {
   out.u64(to_number(block.stored));
   encode(block.handle, out);
   out.text(block.position);
+  out.varint(block.owner);
   // In one step: `forget` must not take the segment for one in which nothing is.
   const std::lock_guard lock(mutex_);
   const LogPosition at = append_locked(out);

@@ -48,6 +48,8 @@ struct RecordedBlock {
   std::optional<LogHandle> handle;
   /// What a receiver said of its source's position, for the next run.
   std::string position;
+  /// Under which owner it lies on executors; 0: on none.
+  std::uint64_t owner = 0;
 };
 
 /// A batch as it is recorded.

@@ -160,7 +160,15 @@ bool Driver::take_up_state() {
   missing_.clear();
   if (!records() || !engine_->runner().has_state_elsewhere()) return false;
   const auto& manifest = directory_->manifest();
-  TaskRunner::WantedStates wanted{.epoch = directory_->journal_content().epoch, .batch = {}, .states = {}};
+  TaskRunner::WantedStates wanted{
+      .epoch = directory_->journal_content().epoch, .batch = {}, .states = {}, .blocks = {}};
+  for (const InputSlot& slot : inputs_) {
+    const auto blocks = directory_->journal_content().blocks.find(slot.identity);
+    if (blocks == directory_->journal_content().blocks.end()) continue;
+    for (const auto& [number, block] : blocks->second) {
+      if (block.owner != 0) wanted.blocks.push_back(block.owner);
+    }
+  }
   if (manifest.has_value() && can_make_kept_again() && options_.drop_state.empty()) {
     const auto& batches = directory_->journal_content().batches;
     Time complete = manifest->time;

@@ -67,8 +67,9 @@ std::uint64_t ReceivedBlocks::add(ReceivedBlock block, const std::function<Memor
   std::uint64_t place = 0;
   if (!position.empty()) position_ = position;
   if (recorder_ != nullptr) {
-    const RecordedBlock recorded{block.number, block.bytes,  block.records,
-                                 block.stored, std::nullopt, std::move(position)};
+    const std::uint64_t owner = block.lease == nullptr ? 0 : block.lease->owner;
+    const RecordedBlock recorded{block.number, block.bytes,         block.records, block.stored,
+                                 std::nullopt, std::move(position), owner};
     const BlockRecorder::Recorded where = recorder_->record(recorded, logged());
     place = where.place;
     block.handle = where.handle;

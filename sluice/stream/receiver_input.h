@@ -49,7 +49,8 @@ class ReceiverInput : public Input {
   std::vector<ReceiverEvent> take_events() override;
 
  private:
-  NodePtr block_node(const OperatorInfoPtr& info, const ReceivedBlock& block) const;
+  NodePtr block_node(const OperatorInfoPtr& info, const std::optional<LogHandle>& handle,
+                     std::shared_ptr<BlockLease> lease) const;
 
   const Shipped<ReceiverProgram> program_;
   const Shipped<Kernel> kernel_;
@@ -58,6 +59,9 @@ class ReceiverInput : public Input {
   bool is_recorded_ = false;
   /// `blocks`: those that batches name that are run again.
   InputStart earlier_;
+  /// Those of them that executors have kept, by number, until `all_new_` is complete: the first batch of this run.
+  std::map<std::uint64_t, std::shared_ptr<BlockLease>> kept_;
+  std::optional<Time> all_new_;
   /// Accumulator: blocks of this run that no executor had any more.
   std::uint64_t lost_counter_ = 0;
   std::int64_t lost_before_ = 0;

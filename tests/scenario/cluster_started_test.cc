@@ -196,6 +196,75 @@ TEST(Cluster, OfTheStateOnlyWhatNoExecutorHasKeptIsTakenFromTheCheckpoint) {
   for (const auto& executor : executors) EXPECT_EQ(executor->wait(), 0);
 }
 
+/// Stores words on an executor, once in all lives, and says so: directory/stored.
+class Words : public Receiver<std::string> {
+ public:
+  explicit Words(std::string directory) : directory_(std::move(directory)) {}
+  void run(ReceiverContext<std::string>& context) override {
+    const bool was_stored = !context.last_position().empty();
+    for (int i = 0; !was_stored && i < 3; ++i) {
+      const std::vector<std::string> block{"word " + std::to_string(i)};
+      context.store(block, std::to_string(i));
+    }
+    if (!was_stored) system_runtime().files().publish(directory_ + "/stored", "");
+    context.end_of_input();
+    while (context.wait_for(1h)) {
+    }
+  }
+
+ private:
+  std::string directory_;
+};
+
+/// Writes what it sees to directory/seen. Before a batch is run, its log of blocks is damaged.
+StreamingContext receiving(const Context& context, Duration batch, const std::string& directory) {
+  StreamingContext ssc(context, {.batch = batch, .checkpoint = directory + "/ckpt"});
+  ssc.receiver_stream<std::string>(with(directory, [](const std::string& in) { return std::make_unique<Words>(in); }))
+      .foreach_rdd([directory](const Rdd<std::string>& rdd, Time time) {
+        FileSystem& files = system_runtime().files();
+        const std::vector<FileInfo> log = files.list(directory + "/ckpt/wal").value();
+        for (const FileInfo& file : log) {
+          std::string bytes = read_file(files, file.path);
+          const auto at = bytes.find("word ");
+          if (at == std::string::npos) continue;
+          bytes[at] = 'W';
+          files.publish(file.path, bytes);
+        }
+        std::string words;
+        for (const std::string& word : rdd.collect()) words += word + "\n";
+        if (!words.empty()) files.publish(directory + "/seen/" + std::to_string(to_milliseconds(time)), words);
+      })
+      .name("see");
+  ssc.start();
+  return ssc;
+}
+
+TEST(Cluster, BlocksOfReceiversThatExecutorsHaveKeptAreNotReadFromTheLog) {
+  FileSystem& files = system_runtime().files();
+  const Certificates certificates;
+  const std::string listen = free_address();
+  const std::string directory = certificates.path + "/job";
+  files.make_directories(directory + "/seen");
+  std::vector<std::unique_ptr<ChildProcess>> executors;
+  for (int i = 0; i < 2; ++i) executors.push_back(start_executor(listen, certificates.path, 60));
+  const auto killed = spawn_self({"--receiving", listen, certificates.path, directory});
+  char byte = 0;
+  killed->connection().read({&byte, 1}, system_runtime().clock().now() + 20s);
+  ASSERT_EQ(byte, 'x') << "the words were stored";
+  killed->kill(SIGKILL);
+  EXPECT_EQ(killed->wait(), 128 + SIGKILL);
+  const std::string shown = shown_by([&] {
+    StreamingContext again = receiving(on_started(listen, certificates.path, 2), 20ms, directory);
+    while (files.list(directory + "/seen").value().empty()) ASSERT_FALSE(again.await_termination(5ms));
+    again.stop({.graceful = true});
+  });
+  EXPECT_EQ(count_of(shown, "executors have kept 3 blocks of receivers"), 1u) << shown;
+  const std::vector<FileInfo> seen = files.list(directory + "/seen").value();
+  ASSERT_EQ(seen.size(), 1u);
+  EXPECT_EQ(read_file(files, seen[0].path), "word 0\nword 1\nword 2\n");
+  for (const auto& executor : executors) EXPECT_EQ(executor->wait(), 0);
+}
+
 // When an action has returned, what its tasks have printed is here; a loop that prints holds up nobody.
 TEST(Cluster, WhatExecutorsPrintThatWereStartedElsewhereIsShownHereAndThere) {
   const Certificates certificates;
@@ -264,6 +333,15 @@ void be_a_summing_driver(const std::string& listen, const std::string& certifica
   summing.stream().await_termination();
 }
 
+/// The same, when all that its receiver has is stored; no batch comes.
+void be_a_receiving_driver(const std::string& listen, const std::string& certificates, const std::string& directory) {
+  const auto parent = connection_to_parent();
+  StreamingContext ssc = receiving(on_started(listen, certificates, 2), 1h, directory);
+  while (!system_runtime().files().stat(directory + "/stored")) ssc.await_termination(5ms);
+  parent->write("x", Time::max());
+  ssc.await_termination();
+}
+
 }  // namespace
 }  // namespace sluice
 
@@ -275,6 +353,10 @@ int main(int argc, char** argv) {
   }
   if (argc == 6 && std::string_view(argv[1]) == "--summing") {
     sluice::be_a_summing_driver(argv[2], argv[3], argv[4], std::stoi(argv[5]));
+    return 0;
+  }
+  if (argc == 5 && std::string_view(argv[1]) == "--receiving") {
+    sluice::be_a_receiving_driver(argv[2], argv[3], argv[4]);
     return 0;
   }
   ::testing::InitGoogleTest(&argc, argv);

@@ -56,15 +56,17 @@ TEST_F(Downtime, OfADamagedCheckpointAWindowHasNothing) {
   };
   FileSystem& files = runtime_.files();
   const std::string directory = options_.checkpoint;
-  for (std::size_t from_end = 1;; from_end += 3) {
+  for (std::size_t from_end = 1;;) {
     files.remove_all(directory);
     options_.recordings = std::make_shared<Recordings>();
     live(3, program);
-    std::string newest;
+    std::vector<std::string> checkpoints;
     const std::vector<FileInfo> found = files.list(directory).value();
     for (const FileInfo& file : found) {
-      if (base_name(file.path).starts_with("state-")) newest = std::max(newest, file.path);
+      if (base_name(file.path).starts_with("state-")) checkpoints.push_back(file.path);
     }
+    if (checkpoints.size() < 2) continue;  // a busy machine: the life was over before one was written beside the first
+    const std::string newest = *std::max_element(checkpoints.begin(), checkpoints.end());
     std::string bytes = read_file(files, newest);
     if (from_end > bytes.size()) break;
     char& damaged = bytes[bytes.size() - from_end];
@@ -74,6 +76,7 @@ TEST_F(Downtime, OfADamagedCheckpointAWindowHasNothing) {
     for (const auto& batch : values(live(4, program).batches())) all.push_back(batch);
     std::sort(all.back().begin(), all.back().end());
     EXPECT_EQ(all.back(), (std::vector<int>{3, 4, 5, 6, 7, 8})) << from_end << " bytes before the end";
+    from_end += 3;
   }
 }
 
