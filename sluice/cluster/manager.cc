@@ -231,6 +231,7 @@ void run_started_executor(const ClusterNetwork& network, ExecutorOptions options
   copy_output([](OutputStream stream, std::string_view piece) { logs.add(stream, piece); });
   Time until = runtime.clock().now() + grace;
   std::shared_ptr<StateKeeper> states;
+  std::string told;  // why it still has no driver
   std::mutex mutex;
   const auto never = runtime.condition();
   Executor* current = nullptr;
@@ -263,6 +264,7 @@ void run_started_executor(const ClusterNetwork& network, ExecutorOptions options
       forget_shared_values();
       until = runtime.clock().now() + grace;
       pause = pause_min;
+      told.clear();
       continue;
     } catch (const Error& error) {
       why = error.details().why;
@@ -273,7 +275,8 @@ void run_started_executor(const ClusterNetwork& network, ExecutorOptions options
         std::_Exit(is_final ? 1 : given_up);
       }
     }
-    if (pause == pause_min) std::fprintf(stderr, "sluice: executor: waiting for a driver: %s\n", why.c_str());
+    if (why != told) std::fprintf(stderr, "sluice: executor: waiting for a driver: %s\n", why.c_str());
+    told = why;
     const Time next = runtime.clock().now() + pause;
     std::unique_lock lock(mutex);
     while (runtime.clock().now() < next) never->wait_until(lock, next);

@@ -3,10 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
 #include <cstdint>
+#include <list>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -194,6 +197,124 @@ TEST(Cluster, OfTheStateOnlyWhatNoExecutorHasKeptIsTakenFromTheCheckpoint) {
   EXPECT_EQ(count_of(shown, "executors have kept the state as of batch"), 1u) << shown;
   EXPECT_EQ(count_of(shown, "partitions that nobody had are taken from the checkpoint"), 1u) << shown;
   for (const auto& executor : executors) EXPECT_EQ(executor->wait(), 0);
+}
+
+/// An address at which who listens at another one is reached, until that is moved.
+class MovableAddress {
+ public:
+  explicit MovableAddress(std::string target) : target_(std::move(target)) {
+    threads_.push_back(system_runtime().spawn("accept", [this] {
+      while (auto from = listener_->accept(Time::max())) forward(std::move(from));
+    }));
+  }
+  ~MovableAddress() {
+    listener_->close();
+    threads_.front()->join();
+    while (cut_one()) {
+    }
+    for (std::size_t i = 1; i < threads_.size(); ++i) threads_[i]->join();
+  }
+  MovableAddress(const MovableAddress&) = delete;
+  MovableAddress& operator=(const MovableAddress&) = delete;
+
+  std::string text() const { return listener_->address().text; }
+  /// For connections that come.
+  void move_to(const std::string& target) {
+    const std::lock_guard lock(mutex_);
+    target_ = target;
+  }
+  /// Ends a connection: false when there is none.
+  bool cut_one() {
+    const std::lock_guard lock(mutex_);
+    if (connections_.empty()) return false;
+    connections_.front().first->close();
+    connections_.front().second->close();
+    connections_.pop_front();
+    return true;
+  }
+
+ private:
+  using ConnectionPtr = std::shared_ptr<Connection>;
+
+  void forward(ConnectionPtr from) {
+    const std::lock_guard lock(mutex_);
+    ConnectionPtr to;
+    try {
+      to = system_runtime().transport().connect({target_}, system_runtime().clock().now() + 10s);
+    } catch (const Error&) {
+      return from->close();  // as if it had been refused here
+    }
+    connections_.emplace_back(from, to);
+    for (const auto& [a, b] : {std::pair(from, to), std::pair(to, from)}) {
+      threads_.push_back(system_runtime().spawn("forward", [a, b] { pump(*a, *b); }));
+    }
+  }
+  static void pump(Connection& from, Connection& to) {
+    std::vector<char> bytes(1 << 16);
+    try {
+      while (const std::size_t count = from.read(bytes, Time::max()).value())
+        to.write({bytes.data(), count}, Time::max());
+    } catch (const Error& error) {  // cut: an end as any other
+      EXPECT_EQ(error.code(), Code::network_failed);
+    }
+    from.close();
+    to.close();
+  }
+
+  const std::unique_ptr<Listener> listener_ = system_runtime().transport().listen(Address::tcp("127.0.0.1", 0));
+  std::mutex mutex_;
+  std::string target_;
+  std::list<std::pair<ConnectionPtr, ConnectionPtr>> connections_;
+  std::vector<std::unique_ptr<Thread>> threads_;
+};
+
+// While a driver is stopped another one takes over. An executor that comes to it again when it goes on does not listen
+// to it.
+TEST(Cluster, ADriverThatWasStoppedIsRefusedByItsExecutors) {
+  FileSystem& files = system_runtime().files();
+  const Certificates certificates;
+  const std::string directory = certificates.path + "/job";
+  files.make_directories(directory + "/in");
+  files.make_directories(directory + "/sums");
+  files.publish(directory + "/in/1", "1\n1\n2\n");
+  const std::string old_address = free_address();
+  const std::string new_address = free_address();
+  MovableAddress address(old_address);
+  std::atomic<int> refusals{0};
+  std::vector<std::unique_ptr<ChildProcess>> executors;
+  for (int i = 0; i < 2; ++i) {
+    executors.push_back(spawn_self({"--sluice.executor=" + address.text(), "--sluice.certs=" + certificates.path,
+                                    "--sluice.cores=1", "--sluice.executor-grace=60"},
+                                   [&](std::string_view line) {
+                                     if (line.find("of epoch 1, and that of epoch 2") != line.npos) ++refusals;
+                                   }));
+  }
+  const auto stopped = spawn_self({"--summing", old_address, certificates.path, directory, "2"});
+  char byte = 0;
+  stopped->connection().read({&byte, 1}, system_runtime().clock().now() + 20s);
+  ASSERT_EQ(byte, 'x') << "the sums were there";
+  stopped->kill(SIGSTOP);
+  address.move_to(new_address);
+  while (address.cut_one()) {
+  }
+  {
+    files.publish(directory + "/in/2", "2\n3\n");
+    const Context ctx = on_started(new_address, certificates.path, 2);
+    Summing next(ctx, directory);
+    while (last_sums(directory) != "1 2\n2 2\n3 1\n") ASSERT_FALSE(next.stream().await_termination(5ms));
+    stopped->kill(SIGCONT);
+    address.move_to(old_address);
+    ASSERT_TRUE(address.cut_one());
+    while (refusals == 0) ASSERT_FALSE(next.stream().await_termination(5ms));
+    address.move_to(new_address);
+    while (pids(ctx).size() != 2) ASSERT_FALSE(next.stream().await_termination(5ms));
+    files.publish(directory + "/in/3", "3\n");
+    while (last_sums(directory) != "1 2\n2 2\n3 2\n") ASSERT_FALSE(next.stream().await_termination(5ms));
+    next.stream().stop({.graceful = true});
+  }
+  for (const auto& executor : executors) EXPECT_EQ(executor->wait(), 0);
+  stopped->kill(SIGKILL);
+  EXPECT_EQ(stopped->wait(), 128 + SIGKILL) << "it was there all the time";
 }
 
 /// Stores words on an executor, once in all lives, and says so: directory/stored.
