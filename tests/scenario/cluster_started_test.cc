@@ -202,17 +202,13 @@ TEST(Cluster, OfTheStateOnlyWhatNoExecutorHasKeptIsTakenFromTheCheckpoint) {
 /// An address at which who listens at another one is reached, until that is moved.
 class MovableAddress {
  public:
-  explicit MovableAddress(std::string target) : target_(std::move(target)) {
-    threads_.push_back(system_runtime().spawn("accept", [this] {
-      while (auto from = listener_->accept(Time::max())) forward(std::move(from));
-    }));
-  }
+  explicit MovableAddress(std::string target) : target_(std::move(target)) {}
   ~MovableAddress() {
     listener_->close();
-    threads_.front()->join();
+    accepting_->join();
     while (cut_one()) {
     }
-    for (std::size_t i = 1; i < threads_.size(); ++i) threads_[i]->join();
+    for (const auto& pump : pumps_) pump->join();
   }
   MovableAddress(const MovableAddress&) = delete;
   MovableAddress& operator=(const MovableAddress&) = delete;
@@ -246,7 +242,7 @@ class MovableAddress {
     }
     connections_.emplace_back(from, to);
     for (const auto& [a, b] : {std::pair(from, to), std::pair(to, from)}) {
-      threads_.push_back(system_runtime().spawn("forward", [a, b] { pump(*a, *b); }));
+      pumps_.push_back(system_runtime().spawn("forward", [a, b] { pump(*a, *b); }));
     }
   }
   static void pump(Connection& from, Connection& to) {
@@ -265,7 +261,10 @@ class MovableAddress {
   std::mutex mutex_;
   std::string target_;
   std::list<std::pair<ConnectionPtr, ConnectionPtr>> connections_;
-  std::vector<std::unique_ptr<Thread>> threads_;
+  std::vector<std::unique_ptr<Thread>> pumps_;
+  const std::unique_ptr<Thread> accepting_ = system_runtime().spawn("accept", [this] {
+    while (auto from = listener_->accept(Time::max())) forward(std::move(from));
+  });
 };
 
 // While a driver is stopped another one takes over. An executor that comes to it again when it goes on does not listen
