@@ -95,8 +95,9 @@ struct Deaths {
   double seconds_without = 0;
 };
 
-/// Batches at 100 ms, 1 M keys, 1 % of them changed, a checkpoint each second; an executor is killed in the middle.
-Deaths run_with_a_death(std::size_t state_copies, std::size_t keys, std::size_t batches, std::size_t killed_after) {
+/// Batches at 100 ms, 1 M keys, 1 % of them changed, a checkpoint each second; an executor gets a signal in the middle.
+Deaths run_with_a_death(std::size_t state_copies, int signal, std::size_t keys, std::size_t batches,
+                        std::size_t killed_after) {
   const Scratch scratch;
   Stream stream({.app = "bench", .master = on_processes, .partitions = parts, .state_copies = state_copies},
                 {.batch = 100ms, .checkpoint = scratch.path(), .checkpoint_interval = 1s});
@@ -117,7 +118,7 @@ Deaths run_with_a_death(std::size_t state_copies, std::size_t keys, std::size_t 
     if (killed.has_value() && deaths.seconds_without == 0) deaths.seconds_without = seconds_since(*killed);
     if (deaths.delays.size() == killed_after) {
       killed = std::chrono::steady_clock::now();
-      ::kill(static_cast<int>(executors.pids().at(0)), SIGKILL);
+      ::kill(static_cast<int>(executors.pids().at(0)), signal);
     }
     return deaths.delays.size() < batches;
   });
@@ -178,13 +179,19 @@ std::vector<Figure> cluster_figures(bool quick) {
   figures.push_back({"1,000 records every 10 ms there, median", median(thousand), "ms"});
   figures.push_back({"  p99", quantile(thousand, 0.99), "ms"});
   constexpr std::size_t death = 30;
-  for (const std::size_t copies : {2, 1}) {
-    const Deaths deaths = run_with_a_death(copies, 1'000'000 / scale, 60, death);
+  struct Death {
+    std::size_t copies;
+    int signal;
+    const char* what;
+  };
+  for (const auto& [copies, signal, what] :
+       {Death{2, SIGKILL, "executor killed"}, Death{2, SIGSTOP, "executor stopped"},
+        Death{1, SIGKILL, "killed, and there is no copy of its state"}}) {
+    const Deaths deaths = run_with_a_death(copies, signal, 1'000'000 / scale, 60, death);
     const std::vector<double>& delays = deaths.delays;
-    figures.push_back({copies == 2 ? "100 ms, state of 1 M keys: usual delay" : "the same without a copy of the state",
-                       median(delays), "intervals"});
     figures.push_back(
-        {"  executor killed: longest delay", *std::max_element(delays.begin() + death, delays.end()), "intervals"});
+        {std::string("100 ms, state of 1 M keys, ") + what + ": usual delay", median(delays), "intervals"});
+    figures.push_back({"  longest delay", *std::max_element(delays.begin() + death, delays.end()), "intervals"});
     figures.push_back({"  seconds until the next batch is done", deaths.seconds_without, "s"});
     figures.push_back({"  batches until all are in time again", batches_until_steady(delays, death), ""});
   }

@@ -133,6 +133,9 @@ foreach(program IN LISTS programs)
   cmake_path(GET program STEM name)
   sluice_python_test(compile_fail.${name} fast tests/compile_fail/run.py ${program} ${compiler})
 endforeach()
+if(TARGET sluice_cmd)
+  sluice_python_test(submit fast tests/cmd/submit_test.py $<TARGET_FILE:sluice_cmd>)
+endif()
 sluice_python_test(docs fast checks/docs.py ${compiler})
 
 # Installs this build and builds a small project against it.

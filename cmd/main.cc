@@ -1,13 +1,16 @@
-// The command `sluice`: looks after what streams leave on disk, and makes the certificates of a cluster.
+// The command `sluice`: looks after what streams leave on disk, makes the certificates of a cluster, and runs programs
+// on one of Ray's.
 //
 //     sluice checkpoint ls /var/lib/hits
 //     sluice certs /etc/sluice
+//     sluice submit --master ray://head:10001 ./hits
 //     sluice --help
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <string>
 
 #include "cmd/certs.h"
+#include "cmd/submit.h"
 #include "sluice/runtime/errors.h"
 #include "sluice/runtime/runtime.h"
 #include "sluice/stream/inspect.h"
@@ -28,7 +31,7 @@ int verify(sluice::FileSystem& files, const std::string& directory) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Looks after what sluice's streams leave on disk, and makes the certificates of a cluster.", "sluice");
+  CLI::App app("Looks after what sluice's streams leave on disk, and after clusters.", "sluice");
   app.require_subcommand(1);
   CLI::App* const checkpoint = app.add_subcommand(
       "checkpoint", "Checkpoint directories. All but rm changes nothing, and the stream may run meanwhile.");
@@ -56,6 +59,10 @@ int main(int argc, char** argv) {
       ->capture_default_str()
       ->check(CLI::Range(1, 36'500));
   certs->add_flag("--renew", certs_arguments.renew, "a new member of the authority that is there");
+  CLI::App* const submit = app.add_subcommand(
+      "submit", "Runs a program on a Ray cluster: `submit --help` says how; also submit status, logs, stop and list.");
+  submit->prefix_command();
+  submit->set_help_flag();
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -68,6 +75,7 @@ int main(int argc, char** argv) {
     if (*show) std::fputs(sluice::detail::show_checkpoint(files, directory, batch).c_str(), stdout);
     if (*rm) sluice::detail::remove_checkpoint(files, directory, batch);
     if (*certs) sluice_cmd::make_certs(certs_arguments);
+    if (*submit) sluice_cmd::submit(submit->remaining());
     return 0;
   } catch (const sluice::Error& error) {
     std::fprintf(stderr, "sluice: %s\n", error.what());

@@ -274,7 +274,7 @@ ExecutorId ClusterScheduler::place(const TaskGroup& group, std::uint32_t number,
     } else if (const auto* block = std::get_if<ReadBlock>(&step.what)) {
       const auto found = block_places_.find(block->block);
       if (found == block_places_.end()) {
-        if (lost_for_good_.contains(block->block)) {
+        if (engine_.blocks().is_lost_for_good(block->block)) {
           outcome.error = lost_state();
         } else {
           outcome.lost = block->block;
@@ -306,7 +306,7 @@ ExecutorId ClusterScheduler::place(const TaskGroup& group, std::uint32_t number,
   }
   for (const TaskOutput& output : task.outputs) {
     const auto* block = std::get_if<WriteBlock>(&output.what);
-    if (block != nullptr && lost_for_good_.contains(block->block)) {
+    if (block != nullptr && engine_.blocks().is_lost_for_good(block->block)) {
       outcome.error = lost_state();
       return 0;
     }
@@ -540,8 +540,7 @@ void ClusterScheduler::on_lost(ExecutorId executor) {
     const bool had_it = std::erase(place->second.executors, executor) > 0;
     lacks_copies_ = lacks_copies_ || (had_it && place->second.twice);
     if (place->second.executors.empty()) {
-      if (place->second.is_needed) lost_for_good_.insert(place->first);
-      engine_.blocks().lose(place->first);
+      place->second.is_needed ? engine_.blocks().lose_for_good(place->first) : engine_.blocks().lose(place->first);
       place = block_places_.erase(place);
     } else {
       ++place;
@@ -609,14 +608,14 @@ void ClusterScheduler::close_shuffle(std::uint64_t shuffle) {
 }
 
 void ClusterScheduler::remove_blocks(std::uint64_t owner) {
-  engine_.blocks().remove_owner(owner);
-  const std::lock_guard lock(mutex_);
-  lost_for_good_.erase(lost_for_good_.lower_bound({owner, 0}), lost_for_good_.lower_bound({owner + 1, 0}));
-  const auto begin = block_places_.lower_bound({owner, 0});
-  const auto end = block_places_.lower_bound({owner + 1, 0});
-  if (begin == end) return;
-  block_places_.erase(begin, end);
-  forget_.block_owners.emplace_back(owner, owner);
+  {
+    const std::lock_guard lock(mutex_);
+    const auto begin = block_places_.lower_bound({owner, 0});
+    const auto end = block_places_.lower_bound({owner + 1, 0});
+    if (begin != end) forget_.block_owners.emplace_back(owner, owner);
+    block_places_.erase(begin, end);
+  }
+  engine_.blocks().remove_owner(owner);  // what is lost from now on is none of its blocks
 }
 
 void ClusterScheduler::forget() {

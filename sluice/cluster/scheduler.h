@@ -161,8 +161,6 @@ class ClusterScheduler final : public TaskRunner {
     bool is_needed = false;
   };
   std::map<BlockId, BlockPlaces> block_places_;
-  /// Blocks that were needed.
-  std::set<BlockId> lost_for_good_;
   /// A block that is kept twice lies on one executor only, perhaps.
   bool lacks_copies_ = false;
   std::size_t reserved_cores_ = 0;

@@ -4,6 +4,7 @@
 #include <numeric>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 
 namespace sluice::detail {
 namespace {
@@ -23,7 +24,12 @@ struct Ahead {
 /// What may be relied on when the graph is walked.
 struct Stores {
   bool complete(std::uint64_t shuffle) const { return ahead.shuffles.contains(shuffle) || shuffles.complete(shuffle); }
-  bool has_block(const BlockId& id) const { return !lost.contains(id) && blocks.has(id); }
+  /// Errors: SLU-211 it is not there, and must not be made again. To be found out before anything is made for it.
+  bool has_block(const BlockId& id) const {
+    if (!lost.contains(id) && blocks.has(id)) return true;
+    if (!blocks.is_lost_for_good(id)) return false;
+    throw Error(Code::state_lost, {.why = "the executors that had a partition of it have ended, and no copy is left"});
+  }
   /// A cached node of which no partition must be computed.
   bool cached_whole(const Node& node) const {
     const auto* cached = std::get_if<CachedBody>(&node.body);

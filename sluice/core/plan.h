@@ -50,6 +50,8 @@ struct Job {
 /// What a round needs, and rounds before it are to make, counts as made; so these may be the job's last rounds. They
 /// are not where a cached partition, or state, would be wanted again that one of them makes or changes: then the next
 /// plan goes on, when it is there.
+///
+/// Errors: SLU-211 a cached partition is needed that is lost for good (BlockStore).
 Rounds plan_rounds(const Job& job, ShuffleStore& shuffles, BlockStore& blocks);
 
 /// One round, in which there are tasks for no others than these products, perhaps none.

@@ -56,6 +56,30 @@ TEST(Plan, EndsBeforeARoundThatWantsStateThatAnEarlierOneChanges) {
             2U);
 }
 
+// What it is made of may be gone, so nothing of that is run either.
+TEST(Plan, MakesNothingForAPartitionThatIsLostForGood) {
+  HandRuntime runtime;
+  const auto engine = std::make_shared<Engine>(runtime, EngineOptions{});
+  const std::uint64_t accumulator = engine->next_id();
+  const NodePtr cached =
+      make_cached(*engine, moved(engine, counted(numbers(100, 2), accumulator), 2), Keep::memory, true);
+  const std::uint64_t owner = std::get<CachedBody>(cached->body).lease->owner;
+  const NodePtr later = moved(engine, cached, 1);
+  for (const std::uint64_t partition : {0, 1}) engine->blocks().put_elsewhere({owner, partition});
+  engine->blocks().lose_for_good({owner, 1});
+  const JobResult result = engine->run({later})[0];
+  ASSERT_NE(result.error, nullptr);
+  try {
+    std::rethrow_exception(result.error);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::state_lost);
+  }
+  EXPECT_EQ(engine->accumulated(accumulator), 0);
+  engine->blocks().remove_owner(owner);
+  EXPECT_FALSE(engine->blocks().is_lost_for_good({owner, 1}));
+  EXPECT_EQ(run(engine, later).size(), 100U);
+}
+
 TEST(Plan, ChoosesSomePartitions) {
   HandRuntime runtime;
   const auto engine = std::make_shared<Engine>(runtime, EngineOptions{});

@@ -479,6 +479,20 @@ void BlockStore::lose(const BlockId& id) {
   blocks_.erase(found);
 }
 
+// In this order: nobody finds that it is neither here nor lost for good.
+void BlockStore::lose_for_good(const BlockId& id) {
+  {
+    const std::lock_guard lock(mutex_);
+    lost_for_good_.insert(id);
+  }
+  lose(id);
+}
+
+bool BlockStore::is_lost_for_good(const BlockId& id) {
+  const std::lock_guard lock(mutex_);
+  return lost_for_good_.contains(id);
+}
+
 // The lock is not held while the disk works: victims are marked first and dropped from memory when their bytes are
 // written. A victim that is read meanwhile is still in memory.
 void BlockStore::make_room(std::size_t bytes) {
@@ -615,6 +629,9 @@ void BlockStore::remove_owners(std::uint64_t first, std::uint64_t last) {
       freed.push_back(std::move(block.records));
       it = blocks_.erase(it);
     }
+    const auto lost = lost_for_good_.lower_bound({first, 0});
+    lost_for_good_.erase(
+        lost, std::find_if(lost, lost_for_good_.end(), [last](const BlockId& id) { return id.owner > last; }));
   }
   for (const BlockId& id : on_disk) directory_.files().remove(path_of(id));
 }

@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -206,6 +207,9 @@ class BlockStore {
   bool put_elsewhere(const BlockId& id);
   /// It is not there any more.
   void lose(const BlockId& id);
+  /// The same, and it must not be made again: what it is made of may be gone, too.
+  void lose_for_good(const BlockId& id);
+  bool is_lost_for_good(const BlockId& id);
   /// nullptr when it is not there (any more). Reads it back from disk where it lies there.
   RestedPtr get(const BlockId& id);
   bool has(const BlockId& id);
@@ -249,6 +253,7 @@ class BlockStore {
   SpillDirectory directory_;
   std::mutex mutex_;
   std::map<BlockId, Block> blocks_;
+  std::set<BlockId> lost_for_good_;
   std::list<BlockId> least_recent_;  // front: used longest ago
   std::size_t memory_bytes_ = 0;
   Counters counters_;

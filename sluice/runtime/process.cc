@@ -413,6 +413,14 @@ void restart_process() {
   throw_process_failed("start of the process over", errno);
 }
 
+void become_program(const std::string& program, const std::vector<std::string>& arguments) {
+  std::vector<char*> argv{const_cast<char*>(program.c_str())};
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  ::execvp(program.c_str(), argv.data());
+  throw_process_failed("start of " + program, errno);
+}
+
 std::unique_ptr<Connection> connection_to_parent() {
   static std::atomic<bool> taken{false};
   SLUICE_ASSERT(!taken.exchange(true));

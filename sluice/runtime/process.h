@@ -92,6 +92,10 @@ std::unique_ptr<Connection> connection_to_parent();
 /// started with, under the same process id. Errors: SLU-413.
 [[noreturn]] void restart_process();
 
+/// This process goes on as another program, found as a shell finds it, under the same process id. Errors: SLU-413, also
+/// when there is none.
+[[noreturn]] void become_program(const std::string& program, const std::vector<std::string>& arguments);
+
 /// Turns SIGINT and SIGTERM into calls of `on_signal(signal number)` on a thread of its own while it lives. The second
 /// signal ends the process at once with status 128 + signal, whether or not `on_signal` has returned: a graceful stop
 /// goes on after it. One watch at a time; `on_signal` must not throw.

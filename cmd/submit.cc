@@ -1,0 +1,25 @@
+#include "cmd/submit.h"
+
+#include <algorithm>
+#include <array>
+#include <string>
+#include <string_view>
+
+#include "sluice/runtime/errors.h"
+#include "sluice/runtime/process.h"
+
+namespace sluice_cmd {
+
+void submit(std::vector<std::string> arguments) {
+  constexpr std::array<std::string_view, 4> others = {"status", "logs", "stop", "list"};
+  const bool is_other = !arguments.empty() && std::find(others.begin(), others.end(), arguments[0]) != others.end();
+  if (!is_other) arguments.insert(arguments.begin(), "submit");
+  try {
+    sluice::become_program("sluice-ray", arguments);
+  } catch (const sluice::Error& error) {
+    const std::string why = error.details().why + "; `pip install ./python/sluice_ray` brings it (docs/ray.md)";
+    throw sluice::Error(error.code(), {.why = why});
+  }
+}
+
+}  // namespace sluice_cmd
