@@ -162,8 +162,11 @@ class SourceSender(Sender):
         while not request.endswith(b"\n"):
             request += self.received(connection)
         position = int(request.split()[1])
+        # Perhaps of a receiver that was cut off when another one took its place: such a one stores nothing any more, and
+        # so acknowledges nothing.
+        forgotten = ""
         if position < self.acknowledged or position > len(self.lines):
-            self.forgotten.append(f"asked from {position} on, {self.acknowledged} are acknowledged")
+            forgotten = f"asked from {position} on, {self.acknowledged} are acknowledged"
             # What it has forgotten it cannot send again.
             position = max(position, self.acknowledged)
         connection.settimeout(0.001)
@@ -184,6 +187,9 @@ class SourceSender(Sender):
             except TimeoutError:
                 continue
             *whole, answers = answers.split(b"\n")
+            if whole and forgotten:
+                self.forgotten.append(forgotten)
+                forgotten = ""
             for answer in whole:
                 self.acknowledged = max(self.acknowledged, int(answer.split()[1]))
 

@@ -233,5 +233,65 @@ TEST(ReceiversOnExecutorsSimulated, BlocksThatNobodyHasAnyMoreAreCounted) {
   EXPECT_GT(lost_in_all, 20u);
 }
 
+// A window holds what a batch has made of blocks that are in the log no more, and both executors that have it are lost:
+// then it is taken from the checkpoint, and not made again.
+TEST(ReceiversOnExecutorsSimulated, WhatAWindowHoldsOutlivesTheBlocksThatItWasMadeOf) {
+  for_each_seed(20, [&](Simulation& sim, Random&, std::uint64_t) {
+    StreamTestOptions options{.batch = 100ms, .partitions = 2, .cores = 2};
+    options.executors = 2;
+    options.runtime = &sim;
+    options.block_interval = 50ms;
+    options.checkpoint = "/ckpt";
+    options.checkpoint_interval = 1ms;
+    options.recordings = std::make_shared<Recordings>();
+    const auto live = [&](const auto& body) {
+      StreamTest t(options);
+      const auto input = t.streaming().receiver_stream<std::pair<int, Number>>(
+          [] { return std::make_unique<Counting>(0, true); }, {.restart_delay = 10ms});
+      const auto seen = t.output(input.map([](const std::pair<int, Number>& each) { return each.second; }));
+      const auto counts = t.output(input.map([](const std::pair<int, Number>&) { return std::pair(0, 1L); })
+                                       .reduce_by_key(std::plus{})
+                                       .reduce_by_key_and_window(std::plus{}, {.length = 2s, .slide = 100ms}));
+      t.start();
+      body(t);
+      return std::pair(seen, counts);
+    };
+    // Ends between two batches: the next life has blocks of this one.
+    live([&](StreamTest& t) {
+      t.run(3);
+      sim.wait_for(50ms);
+    });
+    const auto of_first_life = [&sim] {
+      const std::vector<FileInfo> log = sim.files().list("/ckpt/wal").value();
+      return std::count_if(log.begin(), log.end(),
+                           [](const FileInfo& file) { return base_name(file.path).starts_with("0000000001-"); });
+    };
+    ASSERT_GT(of_first_life(), 0);
+    const auto [seen, counts] = live([&](StreamTest& t) {
+      for (int i = 0; i < 12 && of_first_life() > 0; ++i) t.run(1);
+      ASSERT_EQ(of_first_life(), 0);
+      for (const std::size_t executor : {0, 1}) t.kill_executor(executor);
+      t.run(4);
+    });
+    std::vector<Number> got;
+    std::map<Time, long> until;
+    for (const auto& batch : seen.batches()) {
+      got.insert(got.end(), batch.records.begin(), batch.records.end());
+      until[batch.time] = static_cast<long>(got.size());
+    }
+    std::vector<Number> expected(got.size());
+    std::iota(expected.begin(), expected.end(), 0);
+    EXPECT_EQ(got, expected);
+    long last = 0;
+    for (const auto& batch : counts.batches()) {
+      long count = 0;
+      for (const auto& [key, of_key] : batch.records) count += of_key;
+      EXPECT_EQ(count, until.at(batch.time)) << "the window reaches back to the beginning";
+      last = count;
+    }
+    EXPECT_GT(last, 10);
+  });
+}
+
 }  // namespace
 }  // namespace sluice::testing
