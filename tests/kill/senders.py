@@ -162,8 +162,8 @@ class SourceSender(Sender):
         while not request.endswith(b"\n"):
             request += self.received(connection)
         position = int(request.split()[1])
-        # Perhaps of a receiver that was cut off when another one took its place: such a one stores nothing any more, and
-        # so acknowledges nothing.
+        # Perhaps of a receiver that was cut off when another one took its place: such a one stores nothing any more,
+        # and so acknowledges nothing.
         forgotten = ""
         if position < self.acknowledged or position > len(self.lines):
             forgotten = f"asked from {position} on, {self.acknowledged} are acknowledged"
