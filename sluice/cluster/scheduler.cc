@@ -480,11 +480,10 @@ void ClusterScheduler::on_message(ExecutorId executor, std::string_view bytes) {
     members_->give_up(message.place, "another executor cannot get what it has");
   }
   if (message.how == TaskDone::How::succeeded && message.place != 0) slots_->copy_lost(executor, message.place);
-  if (outcome.lost.has_value()) engine_.blocks().lose(*outcome.lost);
   const std::lock_guard lock(mutex_);
+  if (outcome.lost.has_value()) lose_block(*outcome.lost);
   const auto ticket = tickets_.find(message.ticket);
   if (ticket == tickets_.end() || ticket->second.given.executor != executor) return;
-  if (outcome.lost.has_value()) block_places_.erase(*outcome.lost);
   if (message.place == ticket->second.given.block_copy) ticket->second.given.block_copy = 0;
   const std::shared_ptr<TaskGroup> group = ticket->second.group;
   if (ended(message.ticket, std::move(outcome)) && has_lost_output) {
@@ -539,12 +538,9 @@ void ClusterScheduler::on_lost(ExecutorId executor) {
   for (auto place = block_places_.begin(); place != block_places_.end();) {
     const bool had_it = std::erase(place->second.executors, executor) > 0;
     lacks_copies_ = lacks_copies_ || (had_it && place->second.twice);
-    if (place->second.executors.empty()) {
-      place->second.is_needed ? engine_.blocks().lose_for_good(place->first) : engine_.blocks().lose(place->first);
-      place = block_places_.erase(place);
-    } else {
-      ++place;
-    }
+    const auto next = std::next(place);
+    if (place->second.executors.empty()) lose_block(BlockId{place->first});
+    place = next;
   }
   std::vector<std::uint64_t> lost;
   for (const auto& [number, ticket] : tickets_) {
@@ -605,6 +601,12 @@ void ClusterScheduler::close_shuffle(std::uint64_t shuffle) {
   engine_.shuffles().close(shuffle);
   const std::lock_guard lock(mutex_);
   if (shuffle_places_.erase(shuffle) > 0) forget_.shuffles.push_back(shuffle);
+}
+
+void ClusterScheduler::lose_block(const BlockId& block) {
+  const auto places = block_places_.extract(block);
+  if (places.empty()) return;
+  places.mapped().is_needed ? engine_.blocks().lose_for_good(block) : engine_.blocks().lose(block);
 }
 
 void ClusterScheduler::remove_blocks(std::uint64_t owner) {

@@ -113,6 +113,7 @@ class ClusterScheduler final : public TaskRunner {
   Error no_executors(const std::string& how_many);
   void on_service_block(const BlockId& block, ExecutorId executor, ExecutorId copy);
   void place_block(const BlockId& block, std::vector<ExecutorId> executors);
+  void lose_block(const BlockId& block);
   Outcomes run_group(std::span<const std::vector<TaskProgram>> rounds, const TaskId& stage, Cancelled cancelled);
   void dispatch(const std::shared_ptr<TaskGroup>& group, const std::vector<std::uint32_t>& todo);
   void give(const std::shared_ptr<TaskGroup>& group, std::uint32_t task, TaskOutcome& outcome, ToSend& to_send);

@@ -233,13 +233,16 @@ TEST(ReceiversOnExecutorsSimulated, BlocksThatNobodyHasAnyMoreAreCounted) {
   EXPECT_GT(lost_in_all, 20u);
 }
 
-// A window holds what a batch has made of blocks that are in the log no more, and both executors that have it are lost:
-// then it is taken from the checkpoint, and not made again.
+// A window holds what a batch has made of blocks that are in the log no more, and both executors that have some of it
+// are lost, or all that executors have on disk: then it is taken from the checkpoint, and not made again by who is
+// left.
 TEST(ReceiversOnExecutorsSimulated, WhatAWindowHoldsOutlivesTheBlocksThatItWasMadeOf) {
   for_each_seed(20, [&](Simulation& sim, Random&, std::uint64_t seed) {
-    StreamTestOptions options{.batch = 100ms, .partitions = 2, .cores = 2};
-    options.executors = 2;
-    options.speculation = seed % 2 == 0;  // then what a partition is made of is made before that is given out
+    StreamTestOptions options{.batch = 100ms, .partitions = 3, .cores = 2};
+    options.executors = 3;
+    const bool on_disk = seed % 2 == 0;
+    if (on_disk) options.memory_bytes = 2;
+    options.spill_directory = "/spill";
     options.runtime = &sim;
     options.block_interval = 50ms;
     options.checkpoint = "/ckpt";
@@ -271,7 +274,11 @@ TEST(ReceiversOnExecutorsSimulated, WhatAWindowHoldsOutlivesTheBlocksThatItWasMa
     const auto [seen, counts] = live([&](StreamTest& t) {
       for (int i = 0; i < 12 && of_first_life() > 0; ++i) t.run(1);
       ASSERT_EQ(of_first_life(), 0);
-      for (const std::size_t executor : {0, 1}) t.kill_executor(executor);
+      if (on_disk) {
+        ASSERT_TRUE(sim.files().remove_all("/spill"));
+      } else {
+        for (const std::size_t executor : {seed % 3, (seed + 1) % 3}) t.kill_executor(executor);
+      }
       t.run(4);
     });
     std::vector<Number> got;
