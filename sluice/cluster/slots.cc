@@ -271,6 +271,7 @@ bool Slots::make_copy() {
       request.number = target;
       request.maker = encoded(lacking->states.at(request.operation));
     }
+    moved_ = true;  // whatever comes of it: who has been asked knows no more what has changed
   }
   try {
     for (auto& [executor, request] : requests) members_.call(executor, std::move(request));
@@ -284,7 +285,6 @@ bool Slots::make_copy() {
   const bool is_alive = members_.is_alive(target);
   {
     const std::lock_guard lock(mutex_);
-    moved_ = true;
     if (slots_[number].owner != owner || !is_alive) return true;
     slots_[number].copy = target;
     if (before != 0) add_requests(slots_[number], StateRequest::What::drop_copy, before, dropped);
