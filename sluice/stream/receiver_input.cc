@@ -1,5 +1,6 @@
 #include "sluice/stream/receiver_input.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace sluice::detail {
@@ -61,7 +62,10 @@ void ReceiverInput::start(Engine& engine, InputStart start) {
   earlier_ = std::move(start);
   for (const auto& [number, block] : earlier_.blocks) {
     if (block.owner == 0 || !engine.blocks().has({block.owner, 0})) continue;
-    kept_.emplace(number, std::make_shared<BlockLease>(engine.shared_from_this(), block.owner));
+    ReceivedBlock kept;
+    kept.lease = std::make_shared<BlockLease>(engine.shared_from_this(), block.owner);
+    kept.handle = block.handle;
+    at_hand_.emplace(number, AtHand{Time::max(), std::move(kept)});
   }
   lost_counter_ = engine.next_id();
   if (engine.runner().runs_services() && !options_.in_driver) {
@@ -83,7 +87,7 @@ void ReceiverInput::prepare(Time time) { run_->seal(time); }
 
 std::string ReceiverInput::choose(Engine& engine, Time time, InputInfo& told) {
   run_->await_sealed();
-  if (!all_new_.has_value()) all_new_ = time;
+  for (auto& [number, block] : at_hand_) block.batch = std::min(block.batch, time);
   chosen_ = std::exchange(earlier_.unallocated, {});
   for (const std::uint64_t number : chosen_) {
     const RecordedBlock& block = earlier_.blocks.at(number);
@@ -110,11 +114,10 @@ std::string ReceiverInput::choose(Engine& engine, Time time, InputInfo& told) {
 }
 
 // A block on executors. Where it is lost it is read from the log, or nothing is left of it.
-NodePtr ReceiverInput::block_node(const OperatorInfoPtr& info, const std::optional<LogHandle>& handle,
-                                  std::shared_ptr<BlockLease> lease) const {
-  Shipped<Source> again = handle.has_value() ? program_->logged_source(earlier_.wal_directory, *handle)
-                                             : ship<Source, LostBlockSource>(*info, std::uint64_t{lost_counter_});
-  return make_kept_block(make_source(info, program_->block_type(), {std::move(again)}, 1), std::move(lease));
+NodePtr ReceiverInput::block_node(const OperatorInfoPtr& info, const ReceivedBlock& block) const {
+  Shipped<Source> again = block.handle.has_value() ? program_->logged_source(earlier_.wal_directory, *block.handle)
+                                                   : ship<Source, LostBlockSource>(*info, std::uint64_t{lost_counter_});
+  return make_kept_block(make_source(info, program_->block_type(), {std::move(again)}, 1), block.lease);
 }
 
 // Of blocks of an earlier run that were in memory alone nothing is left.
@@ -134,7 +137,7 @@ NodePtr ReceiverInput::rdd(Engine&, const OperatorInfoPtr& info, std::string_vie
         const ReceivedBlock& block = here->second.block;
         if (block.lease != nullptr) {
           add_sources();
-          nodes.push_back(block_node(info, block.handle, block.lease));
+          nodes.push_back(block_node(info, block));
         } else {
           sources.push_back(block.source);
         }
@@ -143,9 +146,6 @@ NodePtr ReceiverInput::rdd(Engine&, const OperatorInfoPtr& info, std::string_vie
       const auto earlier = earlier_.blocks.find(number);
       if (earlier == earlier_.blocks.end() || !earlier->second.handle) {
         ++told.blocks_lost;
-      } else if (const auto kept = kept_.find(number); kept != kept_.end()) {
-        add_sources();
-        nodes.push_back(block_node(info, earlier->second.handle, kept->second));
       } else {
         sources.push_back(program_->logged_source(earlier_.wal_directory, *earlier->second.handle));
       }
@@ -162,7 +162,6 @@ void ReceiverInput::completed(Time time) {
     held_.pop_front();
   }
   std::erase_if(at_hand_, [time](const auto& each) { return each.second.batch <= time; });
-  if (all_new_.has_value() && time >= *all_new_) kept_.clear();
 }
 
 bool ReceiverInput::pending() {

@@ -49,8 +49,7 @@ class ReceiverInput : public Input {
   std::vector<ReceiverEvent> take_events() override;
 
  private:
-  NodePtr block_node(const OperatorInfoPtr& info, const std::optional<LogHandle>& handle,
-                     std::shared_ptr<BlockLease> lease) const;
+  NodePtr block_node(const OperatorInfoPtr& info, const ReceivedBlock& block) const;
 
   const Shipped<ReceiverProgram> program_;
   const Shipped<Kernel> kernel_;
@@ -59,16 +58,14 @@ class ReceiverInput : public Input {
   bool is_recorded_ = false;
   /// `blocks`: those that batches name that are run again.
   InputStart earlier_;
-  /// Those of them that executors have kept, by number, until `all_new_` is complete: the first batch of this run.
-  std::map<std::uint64_t, std::shared_ptr<BlockLease>> kept_;
-  std::optional<Time> all_new_;
   /// Accumulator: blocks of this run that no executor had any more.
   std::uint64_t lost_counter_ = 0;
   std::int64_t lost_before_ = 0;
   std::unique_ptr<ReceivedBlocks> blocks_;
   std::unique_ptr<ReceiverRun> run_;
   std::vector<std::uint64_t> chosen_;
-  /// Blocks of this run that a batch has chosen, until it is complete.
+  /// Blocks of this run that a batch has chosen, until it is complete; and those of earlier runs that executors have
+  /// kept, until the first batch of this one is.
   struct AtHand {
     Time batch;
     ReceivedBlock block;
