@@ -238,7 +238,7 @@ void StateKeeper::begin(const std::string& application, std::uint64_t epoch) {
 
 bool StateKeeper::keep_aside() {
   const std::lock_guard lock(mutex_);
-  if (blocks_ != nullptr) blocks_->remove_owners(0, first_service_block - 1);  // cached partitions
+  blocks_->remove_owners(0, first_service_block - 1);  // cached partitions
   // Of an application that nobody can go on with nothing is kept.
   if (application_.empty()) {
     kept_.clear();
@@ -256,8 +256,7 @@ bool StateKeeper::keep_aside() {
     aside_epoch_ = epoch_;
   }
   lost_epoch_ = epoch_;
-  const bool has_blocks = blocks_ != nullptr && blocks_->memory_bytes() > 0;
-  return !aside_.empty() || has_blocks;
+  return !aside_.empty() || blocks_->memory_bytes() > 0;
 }
 
 void StateKeeper::drop_aside() {
@@ -268,7 +267,6 @@ void StateKeeper::drop_aside() {
 }
 
 std::vector<std::uint64_t> StateKeeper::keep_blocks(const std::vector<std::uint64_t>& owners) {
-  if (blocks_ == nullptr) return {};
   return blocks_->keep_owners(first_service_block, owners);
 }
 

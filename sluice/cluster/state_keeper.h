@@ -30,8 +30,8 @@ namespace sluice::detail {
 /// See the head of this file. Threads: safe from all threads; one at a time works on a state.
 class StateKeeper {
  public:
-  /// `blocks`: what the executor has of cached partitions and of blocks; null: nothing.
-  explicit StateKeeper(std::unique_ptr<BlockStore> blocks = nullptr) : blocks_(std::move(blocks)) { states_.track(); }
+  /// `blocks`: for cached partitions and blocks of services.
+  explicit StateKeeper(std::unique_ptr<BlockStore> blocks) : blocks_(std::move(blocks)) { states_.track(); }
 
   /// Where tasks find it.
   StateStore& store() { return states_; }

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "sluice/core/stores.h"
-#include "sluice/testkit/hand_runtime.h"
+#include "sluice/runtime/runtime.h"
 #include "tests/graphs.h"
 
 namespace sluice::detail {
@@ -60,6 +60,12 @@ class HistoryMaker : public StateMaker {
   std::shared_ptr<StatePartition> make(std::size_t, std::uint64_t) const override {
     return std::make_shared<History>();
   }
+};
+
+/// With room for blocks.
+class Keeper : public StateKeeper {
+ public:
+  Keeper() : StateKeeper(std::make_unique<BlockStore>(system_runtime(), BlockStore::Options{})) {}
 };
 
 class StateKeeperTest : public ::testing::Test {
@@ -117,8 +123,8 @@ class StateKeeperTest : public ::testing::Test {
 
 TEST_F(StateKeeperTest, WhatTakesOverHasTheBatchesThatAreComplete) {
   for (const bool is_complete : {false, true}) {
-    StateKeeper owner;
-    StateKeeper copy;
+    Keeper owner;
+    Keeper copy;
     run(owner, copy, 10, true);
     run(owner, copy, 20);
     EXPECT_EQ(ask(copy, What::promote, is_complete ? 20 : 10).error, "");
@@ -127,8 +133,8 @@ TEST_F(StateKeeperTest, WhatTakesOverHasTheBatchesThatAreComplete) {
 }
 
 TEST_F(StateKeeperTest, ABatchThatIsRunAgainIsRunOnWhatWasBefore) {
-  StateKeeper owner;
-  StateKeeper copy;
+  Keeper owner;
+  Keeper copy;
   run(owner, copy, 10, true);
   run(owner, copy, 20);
   ask(copy, What::promote, 10);
@@ -140,8 +146,8 @@ TEST_F(StateKeeperTest, ABatchThatIsRunAgainIsRunOnWhatWasBefore) {
 }
 
 TEST_F(StateKeeperTest, ABatchThatIsNotRunAgainIsTakenInBeforeTheNext) {
-  StateKeeper owner;
-  StateKeeper copy;
+  Keeper owner;
+  Keeper copy;
   run(owner, copy, 10, true);
   run(owner, copy, 20);
   ask(copy, What::promote, 10);
@@ -150,7 +156,7 @@ TEST_F(StateKeeperTest, ABatchThatIsNotRunAgainIsTakenInBeforeTheNext) {
 }
 
 TEST_F(StateKeeperTest, StateThatMustBeThereIsNotMadeAnew) {
-  StateKeeper keeper;
+  Keeper keeper;
   EXPECT_FALSE(keeper.prepare(task(10), {operation}));
   EXPECT_TRUE(keeper.prepare(task(10), {}));
   EXPECT_NE(ask(keeper, What::freeze, 10).error, "");
@@ -160,8 +166,8 @@ TEST_F(StateKeeperTest, StateThatMustBeThereIsNotMadeAnew) {
 }
 
 TEST_F(StateKeeperTest, WhatALostExecutorHasSentIsNotTakenIn) {
-  StateKeeper owner;
-  StateKeeper copy;
+  Keeper owner;
+  Keeper copy;
   run(owner, copy, 1, true);
   for (StateChanges& changes : owner.changes_of(task(2), {operation})) {
     EXPECT_THROW(copy.take(std::move(changes), [] { return false; }), Error);
@@ -169,8 +175,8 @@ TEST_F(StateKeeperTest, WhatALostExecutorHasSentIsNotTakenIn) {
 }
 
 TEST_F(StateKeeperTest, TheCopyTellsCheckpointsWhatIsNewSinceTheLast) {
-  StateKeeper owner;
-  StateKeeper copy;
+  Keeper owner;
+  Keeper copy;
   run(owner, copy, 10, true);
   const std::int64_t first = ask(copy, What::freeze, 10, true).number;
   EXPECT_EQ(batches_of(ask(copy, What::write, 1 << 20, true, first)), Batches{10});
@@ -181,8 +187,8 @@ TEST_F(StateKeeperTest, TheCopyTellsCheckpointsWhatIsNewSinceTheLast) {
 }
 
 TEST_F(StateKeeperTest, WhatWasFrozenIsGoneWhenTheCopyTakesOver) {
-  StateKeeper owner;
-  StateKeeper copy;
+  Keeper owner;
+  Keeper copy;
   run(owner, copy, 10, true);
   const std::int64_t frozen = ask(copy, What::freeze, 10, true).number;
   ask(copy, What::promote, 10);
@@ -192,8 +198,8 @@ TEST_F(StateKeeperTest, WhatWasFrozenIsGoneWhenTheCopyTakesOver) {
 
 // An abandoned checkpoint has frozen it and not written it all.
 TEST_F(StateKeeperTest, AWholeCheckpointHasAllThoughOneBeforeWasAbandoned) {
-  StateKeeper owner;
-  StateKeeper copy;
+  Keeper owner;
+  Keeper copy;
   run(owner, copy, 10, true);
   ask(copy, What::freeze, 10, true);
   run(owner, copy, 20);
@@ -202,9 +208,9 @@ TEST_F(StateKeeperTest, AWholeCheckpointHasAllThoughOneBeforeWasAbandoned) {
 }
 
 TEST_F(StateKeeperTest, AThirdOneGetsAllOfItAndRolesChange) {
-  StateKeeper owner;
-  StateKeeper copy;
-  StateKeeper third;
+  Keeper owner;
+  Keeper copy;
+  Keeper third;
   run(owner, copy, 10, true);
   run(owner, copy, 20);
   copy_all(owner, third, 20);
@@ -220,8 +226,8 @@ TEST_F(StateKeeperTest, AThirdOneGetsAllOfItAndRolesChange) {
 // ---- When the driver is lost (K3)
 
 TEST_F(StateKeeperTest, WhatIsKeptForTheNextDriverIsAsOfTheBatchThatItAsksFor) {
-  StateKeeper owner;
-  StateKeeper copy;
+  Keeper owner;
+  Keeper copy;
   owner.begin("app", 1);
   copy.begin("app", 1);
   run(owner, copy, 10, true);
@@ -239,7 +245,7 @@ TEST_F(StateKeeperTest, WhatIsKeptForTheNextDriverIsAsOfTheBatchThatItAsksFor) {
   EXPECT_NE(ask(owner, What::take_up, 20).error, "") << "it cannot go back";
   EXPECT_EQ(ask(copy, What::take_up, 20).error, "");
   EXPECT_EQ(state(copy).batches, (Batches{10, 20}));
-  StateKeeper next;
+  Keeper next;
   copy_all(copy, next, 20);
   run(copy, next, 30);
   ask(next, What::promote, 30);
@@ -247,8 +253,8 @@ TEST_F(StateKeeperTest, WhatIsKeptForTheNextDriverIsAsOfTheBatchThatItAsksFor) {
 }
 
 TEST_F(StateKeeperTest, ACopyIsTakenUpAsOfTheLaterBatchAndStaysACopy) {
-  StateKeeper owner;
-  StateKeeper copy;
+  Keeper owner;
+  Keeper copy;
   copy.begin("app", 1);
   run(owner, copy, 10, true);
   run(owner, copy, 20);
@@ -261,8 +267,8 @@ TEST_F(StateKeeperTest, ACopyIsTakenUpAsOfTheLaterBatchAndStaysACopy) {
 }
 
 TEST_F(StateKeeperTest, NothingIsKeptForAnotherApplicationNorForAnOlderDriver) {
-  StateKeeper owner;
-  StateKeeper copy;
+  Keeper owner;
+  Keeper copy;
   run(owner, copy, 10, true);
   EXPECT_FALSE(owner.keep_aside()) << "no application has begun";
   copy.begin("app", 4);
@@ -302,8 +308,7 @@ class StateKeeperWithBlocks : public ::testing::Test {
     keeper_.blocks().put(id, records, Keep::memory_and_disk);
   }
 
-  testing::HandRuntime runtime_;
-  StateKeeper keeper_{std::make_unique<BlockStore>(runtime_, BlockStore::Options{})};
+  Keeper keeper_;
 };
 
 TEST_F(StateKeeperWithBlocks, ThoseThatTheNextDriverWantsStay) {
