@@ -506,6 +506,13 @@ void ClusterScheduler::lose_output(const OutputLost& lost) {
   }
 }
 
+// Under the mutex. Nobody has it any more, or who was to have it has not.
+void ClusterScheduler::lose_block(const BlockId& block) {
+  const auto places = block_places_.extract(block);
+  if (places.empty()) return;
+  places.mapped().is_needed ? engine_.blocks().lose_for_good(block) : engine_.blocks().lose(block);
+}
+
 // They are removed with their lease, as cached partitions are.
 void ClusterScheduler::on_service_block(const BlockId& block, ExecutorId executor, ExecutorId copy) {
   const std::lock_guard lock(mutex_);
@@ -514,6 +521,7 @@ void ClusterScheduler::on_service_block(const BlockId& block, ExecutorId executo
   place_block(block, std::move(executors));
 }
 
+// Under the mutex.
 void ClusterScheduler::place_block(const BlockId& block, std::vector<ExecutorId> executors) {
   BlockPlaces& places = block_places_[block];
   places.executors = std::move(executors);
@@ -603,12 +611,6 @@ void ClusterScheduler::close_shuffle(std::uint64_t shuffle) {
   if (shuffle_places_.erase(shuffle) > 0) forget_.shuffles.push_back(shuffle);
 }
 
-void ClusterScheduler::lose_block(const BlockId& block) {
-  const auto places = block_places_.extract(block);
-  if (places.empty()) return;
-  places.mapped().is_needed ? engine_.blocks().lose_for_good(block) : engine_.blocks().lose(block);
-}
-
 void ClusterScheduler::remove_blocks(std::uint64_t owner) {
   {
     const std::lock_guard lock(mutex_);
@@ -647,29 +649,32 @@ std::optional<std::set<std::size_t>> ClusterScheduler::take_up_state(const std::
   // Those that come later are told so with their welcome, and have nothing that is waited for.
   std::map<ExecutorId, std::vector<KeptState>> kept;
   std::map<std::uint64_t, std::vector<ExecutorId>> blocks;
-  const auto ask_all = [&](StateRequest::What what) {
+  const auto ask_all = [this](const StateRequest& request) {
     const std::vector<ExecutorId> ids = members_->ready();
     std::vector<std::pair<ExecutorId, StateRequest>> requests;
-    for (const ExecutorId id : ids) {
-      requests.emplace_back(id, StateRequest{});
-      requests.back().second.what = what;
-      requests.back().second.maker = application;
-      requests.back().second.number = static_cast<std::int64_t>(epoch);
-      requests.back().second.batch = static_cast<std::int64_t>(wanted.epoch);
-      requests.back().second.block_owners = wanted.blocks;
-    }
+    for (const ExecutorId id : ids) requests.emplace_back(id, request);
     std::vector<StateReply> replies = members_->call_all(std::move(requests));
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      // One that has not heard of the last driver has what may have become something else since.
-      const bool is_of_last = static_cast<std::uint64_t>(replies[i].number) == wanted.epoch;
-      if (is_of_last && !replies[i].kept.empty()) kept[ids[i]] = std::move(replies[i].kept);
-      for (const std::uint64_t owner : replies[i].block_owners) blocks[owner].push_back(ids[i]);
-    }
+    std::map<ExecutorId, StateReply> answers;
+    for (std::size_t i = 0; i < ids.size(); ++i) answers[ids[i]] = std::move(replies[i]);
+    return answers;
   };
-  ask_all(StateRequest::What::resume);
+  StateRequest resume;
+  resume.what = StateRequest::What::resume;
+  resume.maker = application;
+  resume.number = static_cast<std::int64_t>(epoch);
+  resume.batch = static_cast<std::int64_t>(wanted.epoch);
+  resume.block_owners = wanted.blocks;
+  for (auto& [id, answer] : ask_all(resume)) {
+    // One that has not heard of the last driver has what may have become something else since.
+    const bool is_of_last = static_cast<std::uint64_t>(answer.number) == wanted.epoch;
+    if (is_of_last && !answer.kept.empty()) kept[id] = std::move(answer.kept);
+    for (const std::uint64_t owner : answer.block_owners) blocks[owner].push_back(id);
+  }
   std::optional<std::set<std::size_t>> missing;
   if (!wanted.states.empty() && !kept.empty()) missing = slots_->take_up(wanted, kept);
-  ask_all(StateRequest::What::forget_kept);
+  StateRequest forget_kept;
+  forget_kept.what = StateRequest::What::forget_kept;
+  ask_all(forget_kept);
   // No service of this driver may have the number of one whose blocks are wanted.
   for (const std::uint64_t owner : wanted.blocks) engine_.skip_ids(owner / first_service_block);
   if (!blocks.empty()) std::fprintf(stderr, "sluice: executors have kept %zu blocks of receivers\n", blocks.size());
