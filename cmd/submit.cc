@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <string>
 #include <string_view>
 
+#include "sluice/cluster/ray_manager.h"
 #include "sluice/runtime/errors.h"
 #include "sluice/runtime/process.h"
 
@@ -15,10 +15,9 @@ void submit(std::vector<std::string> arguments) {
   const bool is_other = !arguments.empty() && std::find(others.begin(), others.end(), arguments[0]) != others.end();
   if (!is_other) arguments.insert(arguments.begin(), "submit");
   try {
-    sluice::become_program("sluice-ray", arguments);
+    sluice::become_program(sluice::detail::ray_command, arguments);
   } catch (const sluice::Error& error) {
-    const std::string why = error.details().why + "; `pip install ./python/sluice_ray` brings it (docs/ray.md)";
-    throw sluice::Error(error.code(), {.why = why});
+    throw sluice::Error(error.code(), {.why = error.details().why + "; " + sluice::detail::ray_command_comes});
   }
 }
 

@@ -14,7 +14,6 @@
 namespace sluice::detail {
 namespace {
 
-constexpr const char* command = "sluice-ray";
 /// It reads what it is told at once.
 constexpr Duration write_time_max = std::chrono::seconds(10);
 /// For the command to take the executors back; then it is killed, and they end by themselves.
@@ -177,11 +176,10 @@ class RayExecutors final : public ClusterManager {
 
   /// Until the command has ended: why, which counts unless it was told to.
   Error run_command(const ExecutorOptions& each) {
-    const std::shared_ptr<ChildProcess> child = spawn_program(command, arguments(each));
+    const std::shared_ptr<ChildProcess> child = spawn_program(ray_command, arguments(each));
     if (child == nullptr) {
       return {Code::process_failed,
-              {.why = "there is no command sluice-ray on the PATH; "
-                      "`pip install ./python/sluice_ray` brings it (docs/ray.md)"}};
+              {.why = "there is no command sluice-ray on the PATH; " + std::string(ray_command_comes)}};
     }
     {
       const std::lock_guard lock(mutex_);

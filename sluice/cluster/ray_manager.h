@@ -15,6 +15,10 @@
 
 namespace sluice::detail {
 
+/// The command, and how a user comes by it.
+inline constexpr const char* ray_command = "sluice-ray";
+inline constexpr const char* ray_command_comes = "`pip install ./python/sluice_ray` brings it (docs/ray.md)";
+
 struct RayOptions {
   /// "ray://HOST:PORT", or "auto" on a node of the cluster: as `sluice-ray --address`.
   std::string address;
