@@ -165,10 +165,12 @@ class SourceSender(Sender):
         # Perhaps of a receiver that was cut off when another one took its place: such a one stores nothing any more,
         # and so acknowledges nothing.
         forgotten = ""
-        if position < self.acknowledged or position > len(self.lines):
+        if position > len(self.lines):
+            self.forgotten.append(f"asked from {position} on, {len(self.lines)} have been sent")
+        if position < self.acknowledged:
             forgotten = f"asked from {position} on, {self.acknowledged} are acknowledged"
             # What it has forgotten it cannot send again.
-            position = max(position, self.acknowledged)
+            position = self.acknowledged
         connection.settimeout(0.001)
         answers = b""
         while not is_waiting(self.listener):
