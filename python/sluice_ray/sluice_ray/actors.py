@@ -115,25 +115,31 @@ class Driver(Kept):
         before = recall(self._key)
         if before is not None:  # the actor has died after the application's end
             self._address = ENDED
-            self.keeper.ended = before
             await self.keeper.say(f"the application had ended with status {before}")
+            await self.keeper.end(before)
             return
         status = await self.keeper.run()
-        if not await asyncio.to_thread(self._is_current):
+        if not await asyncio.to_thread(self._remember, status):
             return  # the application goes on elsewhere
-        remember(self._key, status)
         self._address = ENDED
         await self.keeper.say("the application has ended")
+        await self.keeper.end(status)
         for index in range(self.application["executors"]):
             kill(executor_name(self.application["name"], index))
 
-    def _is_current(self) -> bool:
-        """While its node is cut off, Ray may have started the actor elsewhere; the program has ended for that reason
-        then (SLU-209). The actor of our name is asked, which is this one, or not."""
+    def _remember(self, status: int) -> bool:
+        """Has the end remembered before anybody is told of it: an actor started after that must not run the program.
+
+        False if this actor does not count any more. While its node is cut off, Ray may have started the actor
+        elsewhere; the program has ended for that reason then (SLU-209). The actor of our name is asked, which is this
+        one, or not."""
         while True:
             try:
                 actor = ray.get_actor(driver_name(self.application["name"]), namespace=NAMESPACE)
-                return ray.get(actor.status.remote(), timeout=10)["born"] == self.born
+                if ray.get(actor.status.remote(), timeout=10)["born"] != self.born:
+                    return False
+                remember(self._key, status)
+                return True
             except ValueError:
                 return False  # removed
             except Exception:  # not to be reached now
@@ -186,11 +192,12 @@ class Executor(Kept):
         self._index = index
         if not address:
             threading.Thread(target=self._follow_driver, daemon=True).start()
-        self.begin(self._serve_one() if address else self.keeper.run())
+        self.begin(self._run(is_removed=bool(address)))
 
-    async def _serve_one(self) -> None:
-        await self.keeper.run()
-        kill(executor_name(self.application["name"], self._index))
+    async def _run(self, is_removed: bool) -> None:
+        await self.keeper.end(await self.keeper.run())
+        if is_removed:
+            kill(executor_name(self.application["name"], self._index))
 
     def _follow_driver(self) -> None:
         name = driver_name(self.application["name"])

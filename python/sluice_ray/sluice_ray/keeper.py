@@ -81,10 +81,10 @@ class Keeper:
         self.pid = 0  # of the program while it runs
         self.since = time.time()  # of its start, or end
         self.statuses: collections.deque[int] = collections.deque(maxlen=10)  # of the last ends
-        self.ended: Optional[int] = None  # the status, once it has ended for good
+        self.ended: Optional[int] = None  # the status, since `end`
 
     async def run(self) -> int:
-        """Returns the program's last status."""
+        """Until a start is not to be followed by another one; the program's last status. `end` makes it known."""
         delay = DELAY_MIN_S
         while True:
             begin = time.monotonic()
@@ -102,9 +102,13 @@ class Keeper:
                 break
             except asyncio.TimeoutError:
                 delay = min(delay * 2, DELAY_MAX_S)
-        self.ended = status
         await self.say(f"the program has ended with status {status}")
         return status
+
+    async def end(self, status: int) -> None:
+        """The program has ended for good."""
+        self.ended = status
+        await self._notify()
 
     async def _run_once(self) -> int:
         directory = new_path()

@@ -125,7 +125,9 @@ def keep(script: str, final: set[int], during=None) -> Keeper:
         running = asyncio.ensure_future(keeper.run())
         if during:
             await during(keeper)
-        await asyncio.wait_for(running, 20)
+        status = await asyncio.wait_for(running, 20)
+        assert keeper.ended is None and keeper.facts()["state"] != "ended"  # an actor may have to remember it first
+        await keeper.end(status)
         return keeper
 
     return asyncio.run(kept_until_end())
