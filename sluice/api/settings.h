@@ -16,9 +16,8 @@
 namespace sluice {
 
 /// Must be the first statement of `main`. Takes `--sluice.NAME=VALUE` out of argv (argc shrinks) and keeps them for all
-/// contexts made later. In a process started to run tasks (by a local-cluster, or with --sluice.executor=HOST:PORT) it
-/// runs them and never returns. Optional for local masters
-/// that are set in code.
+/// contexts made later. In a process started to run tasks (by a local-cluster, or with --sluice.executor=HOST:PORT or
+/// @FILE, docs/cluster.md) it runs them and never returns. Optional for local masters that are set in code.
 /// Errors: prints SLU-114 and ends with status 2 for a setting that does not exist.
 void init(int& argc, char** argv);
 

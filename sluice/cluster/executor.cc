@@ -109,6 +109,7 @@ void Executor::close() {
     const std::lock_guard lock(mutex_);
     closed_ = true;
     for (const auto& [ticket, task] : tasks_) task->cancelled = true;
+    if (to_driver_ != nullptr) to_driver_->close();
     if (driver_ != nullptr) driver_->close();
     changed_->notify_all();
   }
@@ -119,7 +120,7 @@ void Executor::close() {
 bool Executor::leave() {
   {
     const std::lock_guard lock(mutex_);
-    if (driver_ == nullptr || closed_) return false;
+    if (!is_member_ || closed_) return false;
   }
   tell_driver(encode_message(Leave{}));
   return true;
@@ -156,15 +157,25 @@ bool Executor::run() {
 // ---- The driver
 
 void Executor::register_with_driver(const std::string& address) {
+  {
+    const std::lock_guard lock(mutex_);
+    to_driver_ = transport_.connector(Address{options_.driver});
+    if (closed_) to_driver_->close();
+  }
   const Time deadline = runtime_.clock().now() + handshake_time_max;
-  auto channel = std::make_unique<Channel>(runtime_, transport_.connect(Address{options_.driver}, deadline));
+  auto channel = std::make_unique<Channel>(runtime_, to_driver_->connect(deadline));
+  {
+    const std::lock_guard lock(mutex_);
+    driver_ = std::move(channel);
+    if (closed_) driver_->close();
+  }
   Hello hello;
   hello.token = options_.token;
   hello.address = address;
   hello.cores = options_.cores;
   hello.pid = process_id();
   hello.host = options_.host.empty() ? host_name() : options_.host;
-  const Welcome welcome = say_hello(runtime_, *channel, std::move(hello));
+  const Welcome welcome = say_hello(runtime_, *driver_, std::move(hello));
   if (!welcome.application.empty()) {  // it has begun already
     states_->begin(welcome.application, welcome.epoch);
     states_->drop_aside();
@@ -177,8 +188,7 @@ void Executor::register_with_driver(const std::string& address) {
   check_views_ = welcome.check_views;
   if (check_views_) Arena::set_poison_released(true);
   const std::lock_guard lock(mutex_);
-  driver_ = std::move(channel);
-  if (closed_) driver_->close();
+  is_member_ = true;
 }
 
 void Executor::beat() {

@@ -135,6 +135,8 @@ class Executor {
   const std::shared_ptr<StateKeeper> states_;
   BlockStore& blocks_;
   ShuffleStore shuffles_;
+  /// Both are set under the mutex, in `run`.
+  std::unique_ptr<Connector> to_driver_;
   std::unique_ptr<Channel> driver_;
   LogQueue* logs_ = nullptr;
   ExecutorId id_ = 0;
@@ -144,6 +146,8 @@ class Executor {
   std::mutex mutex_;
   std::unique_ptr<Condition> changed_;
   bool closed_ = false;
+  /// The driver has it.
+  bool is_member_ = false;
   /// Broadcast values that have been asked for; nullopt while they have not come.
   std::map<std::uint64_t, std::optional<Shared>> shared_;
   std::map<std::uint64_t, TaskPtr> tasks_;

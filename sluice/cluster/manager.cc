@@ -27,6 +27,8 @@ constexpr Duration pause_max = std::chrono::seconds(5);
 constexpr int signal_to_end = 15;
 /// Between two attempts to reach a driver.
 constexpr Duration reconnect_pause_max = std::chrono::milliseconds(500);
+/// Between two looks at the file that says where the driver is.
+constexpr Duration address_pause = std::chrono::milliseconds(100);
 
 class LocalProcesses final : public ClusterManager {
  public:
@@ -224,8 +226,31 @@ void run_executor_if_child(int argc, char** argv) {
   std::_Exit(status);  // the rest of main belongs to the driver
 }
 
+namespace {
+
+/// What `driver` is, or what the file says that it names. SLU-402 while that says nothing.
+std::string driver_address(FileSystem& files, const std::string& driver) {
+  if (!driver.starts_with('@')) return driver;
+  const std::string path = driver.substr(1);
+  std::string text;
+  try {
+    text = read_file(files, path, 4096);
+  } catch (const Error& error) {
+    throw Error(Code::network_failed, {.why = error.details().why});
+  }
+  // A line without an end is being written.
+  const std::size_t end = text.find('\n');
+  if (end == 0 || end == std::string::npos) {
+    throw Error(Code::network_failed, {.why = path + " does not say where the driver is"});
+  }
+  return text.substr(0, end);
+}
+
+}  // namespace
+
 void run_started_executor(const ClusterNetwork& network, ExecutorOptions options, Duration grace) {
   Runtime& runtime = system_runtime();
+  const std::string driver = options.driver;
   options.token = network.token;
   static LogQueue& logs = *new LogQueue(runtime);  // this process prints until its very end
   copy_output([](OutputStream stream, std::string_view piece) { logs.add(stream, piece); });
@@ -233,8 +258,10 @@ void run_started_executor(const ClusterNetwork& network, ExecutorOptions options
   std::shared_ptr<StateKeeper> states;
   std::string told;  // why it still has no driver
   std::mutex mutex;
-  const auto never = runtime.condition();
-  Executor* current = nullptr;
+  const auto moved = runtime.condition();
+  std::shared_ptr<Executor> current;
+  std::string address;  // of the driver that it has, or tries to reach
+  bool has_moved = false;
   bool is_leaving = false;
   const SignalWatch signals([&](int signal) {
     if (signal != signal_to_end) return;
@@ -242,21 +269,42 @@ void run_started_executor(const ClusterNetwork& network, ExecutorOptions options
     if (current == nullptr || !current->leave()) std::_Exit(0);  // it waits for a driver
     is_leaving = true;
   });
-  const auto set_current = [&](Executor* executor) {
+  const auto set_current = [&](std::shared_ptr<Executor> executor) {
     const std::lock_guard lock(mutex);
-    current = executor;
+    current.swap(executor);
     return is_leaving;
   };
+  const auto watch_address = [&] {
+    std::unique_lock lock(mutex);
+    for (;;) {
+      const Time next = runtime.clock().now() + address_pause;
+      while (runtime.clock().now() < next) moved->wait_until(lock, next);
+      try {
+        has_moved = driver_address(runtime.files(), driver) != address;
+      } catch (const Error&) {
+        continue;  // it has gone nowhere else
+      }
+      if (!has_moved) continue;
+      if (current != nullptr) current->close();
+      moved->notify_all();
+    }
+  };
+  const auto watching = driver.starts_with('@') ? runtime.spawn("driver address", watch_address) : nullptr;
   for (Duration pause = pause_min;; pause = std::min(2 * pause, reconnect_pause_max)) {
     std::string why;
     try {
-      Executor executor(runtime, *network.transport, options, states);
-      executor.send_lines_of(logs);
-      set_shared_value_loader([&executor](std::uint64_t id) { return executor.load_shared_value(id); });
-      set_current(&executor);
-      const bool is_shut_down = executor.run();
+      {
+        const std::lock_guard lock(mutex);
+        has_moved = false;
+        address = options.driver = driver_address(runtime.files(), driver);
+      }
+      const auto executor = std::make_shared<Executor>(runtime, *network.transport, options, states);
+      executor->send_lines_of(logs);
+      set_shared_value_loader([&executor](std::uint64_t id) { return executor->load_shared_value(id); });
+      set_current(executor);
+      const bool is_shut_down = executor->run();
       if (set_current(nullptr) || is_shut_down) std::_Exit(0);
-      states = executor.keep_state();
+      states = executor->keep_state();
       std::fprintf(stderr, "sluice: executor: the driver is lost; waiting for the next one%s\n",
                    states != nullptr ? " with the state of this one" : "");
       std::fflush(stdout);
@@ -277,9 +325,10 @@ void run_started_executor(const ClusterNetwork& network, ExecutorOptions options
     }
     if (why != told) std::fprintf(stderr, "sluice: executor: waiting for a driver: %s\n", why.c_str());
     told = why;
-    const Time next = runtime.clock().now() + pause;
     std::unique_lock lock(mutex);
-    while (runtime.clock().now() < next) never->wait_until(lock, next);
+    const Time next = runtime.clock().now() + pause;
+    while (!has_moved && runtime.clock().now() < next) moved->wait_until(lock, next);
+    if (has_moved) pause = pause_min;
   }
 }
 

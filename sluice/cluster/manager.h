@@ -87,7 +87,9 @@ void run_executor_if_child(int argc, char** argv);
 /// driver has shut it down, 1 when it refuses this process. While the driver cannot be reached it is tried again, for
 /// `grace`; then the status is 3. When the driver is lost it waits for the next one: with the state that it has, which
 /// a driver of the same application can go on with; where there is none the process starts over. What it prints goes to
-/// the driver, too (log_lines.h).
+/// the driver, too (log_lines.h). `options.driver` may be @FILE: the address is the first line of that file, as soon as
+/// it is there with its end; when another one is there (looked at every 0.1 s), the executor leaves the driver that it
+/// has, as if that were lost, and goes there.
 [[noreturn]] void run_started_executor(const ClusterNetwork& network, ExecutorOptions options, Duration grace);
 
 }  // namespace sluice::detail

@@ -199,74 +199,6 @@ TEST(Cluster, OfTheStateOnlyWhatNoExecutorHasKeptIsTakenFromTheCheckpoint) {
   for (const auto& executor : executors) EXPECT_EQ(executor->wait(), 0);
 }
 
-/// An address at which who listens at another one is reached, until that is moved.
-class MovableAddress {
- public:
-  explicit MovableAddress(std::string target) : target_(std::move(target)) {}
-  ~MovableAddress() {
-    listener_->close();
-    accepting_->join();
-    while (cut_one()) {
-    }
-    for (const auto& pump : pumps_) pump->join();
-  }
-  MovableAddress(const MovableAddress&) = delete;
-  MovableAddress& operator=(const MovableAddress&) = delete;
-
-  std::string text() const { return listener_->address().text; }
-  /// For connections that come.
-  void move_to(const std::string& target) {
-    const std::lock_guard lock(mutex_);
-    target_ = target;
-  }
-  /// Ends a connection: false when there is none.
-  bool cut_one() {
-    const std::lock_guard lock(mutex_);
-    if (connections_.empty()) return false;
-    connections_.front().first->close();
-    connections_.front().second->close();
-    connections_.pop_front();
-    return true;
-  }
-
- private:
-  using ConnectionPtr = std::shared_ptr<Connection>;
-
-  void forward(ConnectionPtr from) {
-    const std::lock_guard lock(mutex_);
-    ConnectionPtr to;
-    try {
-      to = system_runtime().transport().connect({target_}, system_runtime().clock().now() + 10s);
-    } catch (const Error&) {
-      return from->close();  // as if it had been refused here
-    }
-    connections_.emplace_back(from, to);
-    for (const auto& [a, b] : {std::pair(from, to), std::pair(to, from)}) {
-      pumps_.push_back(system_runtime().spawn("forward", [a, b] { pump(*a, *b); }));
-    }
-  }
-  static void pump(Connection& from, Connection& to) {
-    std::vector<char> bytes(1 << 16);
-    try {
-      while (const std::size_t count = from.read(bytes, Time::max()).value())
-        to.write({bytes.data(), count}, Time::max());
-    } catch (const Error& error) {  // cut: an end as any other
-      EXPECT_EQ(error.code(), Code::network_failed);
-    }
-    from.close();
-    to.close();
-  }
-
-  const std::unique_ptr<Listener> listener_ = system_runtime().transport().listen(Address::tcp("127.0.0.1", 0));
-  std::mutex mutex_;
-  std::string target_;
-  std::list<std::pair<ConnectionPtr, ConnectionPtr>> connections_;
-  std::vector<std::unique_ptr<Thread>> pumps_;
-  const std::unique_ptr<Thread> accepting_ = system_runtime().spawn("accept", [this] {
-    while (auto from = listener_->accept(Time::max())) forward(std::move(from));
-  });
-};
-
 // While a driver is stopped another one takes over. An executor that comes to it again when it goes on does not listen
 // to it.
 TEST(Cluster, ADriverThatWasStoppedIsRefusedByItsExecutors) {
@@ -278,39 +210,42 @@ TEST(Cluster, ADriverThatWasStoppedIsRefusedByItsExecutors) {
   files.publish(directory + "/in/1", "1\n1\n2\n");
   const std::string old_address = free_address();
   const std::string new_address = free_address();
-  MovableAddress address(old_address);
+  // Where each of the two executors is to find its driver.
+  const auto send = [&](int executor, const std::string& address) {
+    files.publish(certificates.path + "/driver-" + std::to_string(executor), address + "\n");
+  };
   std::atomic<int> refusals{0};
   std::vector<std::unique_ptr<ChildProcess>> executors;
   for (int i = 0; i < 2; ++i) {
-    executors.push_back(spawn_self({"--sluice.executor=" + address.text(), "--sluice.certs=" + certificates.path,
-                                    "--sluice.cores=1", "--sluice.executor-grace=60"},
-                                   [&](std::string_view line) {
-                                     if (line.find("of epoch 1, and that of epoch 2") != line.npos) ++refusals;
-                                   }));
+    executors.push_back(
+        spawn_self({"--sluice.executor=@" + certificates.path + "/driver-" + std::to_string(i),
+                    "--sluice.certs=" + certificates.path, "--sluice.cores=1", "--sluice.executor-grace=60"},
+                   [&](std::string_view line) {
+                     if (line.find("of epoch 1, and that of epoch 2") != line.npos) ++refusals;
+                   }));
+    send(i, old_address);
   }
   const auto stopped = spawn_self({"--summing", old_address, certificates.path, directory, "2"});
   char byte = 0;
   stopped->connection().read({&byte, 1}, system_runtime().clock().now() + 20s);
   ASSERT_EQ(byte, 'x') << "the sums were there";
   stopped->kill(SIGSTOP);
-  address.move_to(new_address);
-  while (address.cut_one()) {
-  }
-  {
+  for (int i = 0; i < 2; ++i) send(i, new_address);
+  const std::string shown = shown_by([&] {
     files.publish(directory + "/in/2", "2\n3\n");
     const Context ctx = on_started(new_address, certificates.path, 2);
     Summing next(ctx, directory);
     while (last_sums(directory) != "1 2\n2 2\n3 1\n") ASSERT_FALSE(next.stream().await_termination(5ms));
     stopped->kill(SIGCONT);
-    address.move_to(old_address);
-    ASSERT_TRUE(address.cut_one());
+    send(0, old_address);
     while (refusals == 0) ASSERT_FALSE(next.stream().await_termination(5ms));
-    address.move_to(new_address);
+    send(0, new_address);
     while (pids(ctx).size() != 2) ASSERT_FALSE(next.stream().await_termination(5ms));
     files.publish(directory + "/in/3", "3\n");
     while (last_sums(directory) != "1 2\n2 2\n3 2\n") ASSERT_FALSE(next.stream().await_termination(5ms));
     next.stream().stop({.graceful = true});
-  }
+  });
+  EXPECT_EQ(count_of(shown, "executors have kept the state as of batch"), 1u) << shown;
   for (const auto& executor : executors) EXPECT_EQ(executor->wait(), 0);
   stopped->kill(SIGKILL);
   EXPECT_EQ(stopped->wait(), 128 + SIGKILL) << "it was there all the time";

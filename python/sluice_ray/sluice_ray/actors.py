@@ -23,6 +23,7 @@ SHIPPED = "sluice-program"  # directory with the program, its libraries and the 
 # Statuses of docs/service.md that another start would not change: the end, a bad command line, a bad program.
 FINAL = frozenset({0, 2, 3})
 ENDED = "ended"  # in place of an address
+ADDRESS_FILE = "driver"  # beside the certificates: where the driver is
 # Statuses of executors (docs/cluster.md).
 LET_GO = 0
 NO_DRIVER = 3
@@ -148,7 +149,10 @@ class Driver(Kept):
     async def command(self, secrets: str) -> list[str]:
         port = int(self._address.rpartition(":")[2] or 0)
         port = free_port(port)
-        self._address = f"{self.host}:{port}"
+        address = f"{self.host}:{port}"
+        if address != self._address:
+            threading.Thread(target=self._tell_executors, args=(address,), daemon=True).start()
+        self._address = address
         await self.keeper.say(f"the driver is started on {self._address}")
         return [
             self.program,
@@ -157,6 +161,12 @@ class Driver(Kept):
             f"--sluice.listen=0.0.0.0:{port}",
             f"--sluice.certs={secrets}",
         ]
+
+    def _tell_executors(self, address: str) -> None:
+        """Those that wait for an answer of an actor that has died hear of that only after a second."""
+        for index in range(self.application["executors"]):
+            with contextlib.suppress(Exception):  # it is not there yet; it will ask
+                ray.get_actor(executor_name(self.application["name"], index), namespace=NAMESPACE).move.remote(address)
 
     async def _next_address(self, known: str, wait_s: float) -> str:
         await self.keeper.wait_until(lambda: self._address not in ("", known), wait_s)
@@ -189,14 +199,15 @@ class Executor(Kept):
     def __init__(self, application: Application, secrets: dict[str, bytes], address: str = "", index: int = 0):
         super().__init__(application, secrets, frozenset({LET_GO, NO_DRIVER} if address else ()))
         self._address = address
+        self._is_fixed = bool(address)
         self._index = index
-        if not address:
+        if not self._is_fixed:
             threading.Thread(target=self._follow_driver, daemon=True).start()
-        self.begin(self._run(is_removed=bool(address)))
+        self.begin(self._run())
 
-    async def _run(self, is_removed: bool) -> None:
+    async def _run(self) -> None:
         await self.keeper.end(await self.keeper.run())
-        if is_removed:
+        if self._is_fixed:
             kill(executor_name(self.application["name"], self._index))
 
     def _follow_driver(self) -> None:
@@ -206,19 +217,24 @@ class Executor(Kept):
                 driver = ray.get_actor(name, namespace=NAMESPACE)
                 while True:
                     address = ray.get(driver.address.remote(self._address, 30), timeout=45)
-                    if address not in ("", self._address):
+                    if address:
                         self.begin(self._move(address)).result()
             except Exception:  # the actor, or its node, or the way to it is lost for now
                 time.sleep(0.2)
 
     async def _move(self, address: str) -> None:
-        await self.keeper.say(f"the driver is at {address}")
+        if address == self._address:
+            return
         self._address = address
         if address == ENDED:
             self.keeper.stop(graceful=False)
         else:
-            self.keeper.signal(9)
-        await self.keeper.say("goes there")
+            self.keeper.put(ADDRESS_FILE, f"{address}\n".encode())
+        await self.keeper.say(f"the driver is at {address}")
+
+    async def move(self, address: str) -> None:
+        """The driver is there now."""
+        await asyncio.wrap_future(self.begin(self._move(address)))
 
     async def command(self, secrets: str) -> list[str]:
         while not self._address:
@@ -228,7 +244,7 @@ class Executor(Kept):
             return ["/bin/sh", "-c", f"exit {NO_DRIVER}"]
         return [
             self.program,
-            f"--sluice.executor={self._address}",
+            f"--sluice.executor={self._address if self._is_fixed else f'@{secrets}/{ADDRESS_FILE}'}",
             f"--sluice.certs={secrets}",
             f"--sluice.cores={self.application['cores']}",
             f"--sluice.memory={self.application['memory']}",

@@ -71,6 +71,7 @@ class Keeper:
         self._guard = guard
         self._secrets = secrets
         self._environment = environment
+        self._directory: Optional[str] = None  # the private one, while it is there
         self.final = final
         self._guarding: Optional[asyncio.subprocess.Process] = None
         self._unwanted = asyncio.Event()
@@ -115,6 +116,7 @@ class Keeper:
         command = await self._command(directory)  # may take long, and we may be killed: there is nothing on disk yet
         try:
             make_private(directory, self._secrets)
+            self._directory = directory
             process = await asyncio.create_subprocess_exec(
                 *[sys.executable, "-I", "-S", self._guard, directory, *command],
                 stdin=asyncio.subprocess.PIPE,
@@ -124,6 +126,7 @@ class Keeper:
                 start_new_session=True,
             )
         except BaseException:
+            self._directory = None
             shutil.rmtree(directory, ignore_errors=True)
             raise
         self._guarding = process
@@ -137,6 +140,7 @@ class Keeper:
         reader.cancel()
         self._guarding = None
         self.log.end_line()
+        self._directory = None
         shutil.rmtree(directory, ignore_errors=True)  # in case the guard was killed
         return status if status >= 0 else 128 - status
 
@@ -165,6 +169,19 @@ class Keeper:
                 await asyncio.wait_for(self._changed.wait_for(true), seconds)
             except asyncio.TimeoutError:
                 pass
+
+    def put(self, name: str, content: bytes) -> None:
+        """A file of the private directory: of the one that is there, where it takes the place of one of that name as a
+        whole, and of those to come."""
+        self._secrets = {**self._secrets, name: content}
+        if self._directory is None:
+            return
+        written = os.path.join(self._directory, f".{name}")
+        try:
+            write_private(written, content)
+            os.rename(written, os.path.join(self._directory, name))
+        except FileNotFoundError:
+            pass  # the program has just ended, and its directory goes
 
     def signal(self, number: int) -> None:
         """SIGTERM or SIGKILL to the program, if it runs."""
@@ -203,6 +220,10 @@ def make_private(directory: str, files: dict[str, bytes]) -> None:
     """A new directory that only we can read, with these files."""
     os.mkdir(directory, 0o700)
     for name, content in files.items():
-        file = os.open(os.path.join(directory, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(file, "wb") as out:
-            out.write(content)
+        write_private(os.path.join(directory, name), content)
+
+
+def write_private(path: str, content: bytes) -> None:
+    """A new file that only we can read."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        out.write(content)

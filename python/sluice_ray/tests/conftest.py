@@ -166,6 +166,12 @@ def with_environment(variable: str) -> list[int]:
     return found
 
 
+def executor_address(command: list[str]) -> str:
+    """Where an executor with this command line is to find its driver. It may end meanwhile: OSError."""
+    address = next(word for word in command if word.startswith("--sluice.executor=")).partition("=")[2]
+    return pathlib.Path(address[1:]).read_text().strip() if address.startswith("@") else address
+
+
 @pytest.fixture
 def sluice(head: Head) -> Sluice:
     return Sluice(head.gcs)

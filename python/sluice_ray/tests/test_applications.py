@@ -5,7 +5,17 @@ import signal
 import subprocess
 
 import pytest
-from conftest import command_line, deals_with_sigterm, ended, eventually, is_alive, processes, repository, terminate
+from conftest import (
+    command_line,
+    deals_with_sigterm,
+    ended,
+    eventually,
+    executor_address,
+    is_alive,
+    processes,
+    repository,
+    terminate,
+)
 
 from sluice_ray import application
 
@@ -38,8 +48,7 @@ def driver_address(status: dict) -> str:
 
 
 def executor_addresses(status: dict) -> set[str]:
-    words = [word for executor in status["executors"].values() for word in command_line(executor["pid"])]
-    return {word.partition("=")[2] for word in words if word.startswith("--sluice.executor=")}
+    return {executor_address(command_line(executor["pid"])) for executor in status["executors"].values()}
 
 
 @pytest.mark.parametrize("status", [0, 2, 3])
@@ -95,7 +104,9 @@ def test_actors_that_die_take_their_programs_along_and_come_back(sluice, program
     eventually(lambda: not any(is_alive(part["pid"]) for part in died), 5)
     after = eventually(lambda: (s := runs(program, 2))["driver"]["born"] > before["driver"]["born"] and s)
     eventually(lambda: executor_addresses(s := runs(program, 2)) == {driver_address(s)})
-    assert after["executors"][1]["actor_pid"] == before["executors"][1]["actor_pid"]
+    # The other executor has all that it had: it is told where the driver is now.
+    for of_process in ["actor_pid", "pid"]:
+        assert after["executors"][1][of_process] == before["executors"][1][of_process]
     sluice.run("stop", "--name", program.name)
     assert gone(program)
 

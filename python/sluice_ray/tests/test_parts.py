@@ -133,6 +133,18 @@ def keep(script: str, final: set[int], during=None) -> Keeper:
     return asyncio.run(kept_until_end())
 
 
+def test_a_file_that_is_put_is_seen_by_the_program_and_by_the_next_one():
+    async def put(keeper: Keeper) -> None:
+        await keeper.wait_until(lambda: keeper.log.count, 20)
+        for content in [b"no end", b"there"]:
+            keeper.put("where", content)
+
+    keeper = keep("echo waits; while ! grep -s there $1/where; do sleep 0.01; done; ls $1; exit 1", {1}, put)
+    assert keeper.log.read(0)[0][:4] == ["waits", "there", "token", "where"]
+    keeper = keep("[ -e $1/where ] && exit 0; echo waits; sleep 0.1; exit 1", {0}, put)
+    assert list(keeper.statuses) == [1, 0]
+
+
 def test_a_program_is_started_again_until_its_status_is_final(tmp_path):
     keeper = keep(f"cat $1/token; echo; echo >> {tmp_path}/n; [ $(wc -l < {tmp_path}/n) = 3 ] || exit 1", {0})
     assert keeper.starts == 3 and list(keeper.statuses) == [1, 1, 0] and keeper.ended == 0

@@ -14,6 +14,7 @@ those that tests/kill/oracle.py computes. Times are from the kill to
 """
 import argparse
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -31,6 +32,7 @@ from typing import Callable, NamedTuple, Optional
 package = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(package.parent.parent / "tests" / "kill"))
 import oracle  # noqa: E402
+from conftest import executor_address  # noqa: E402
 
 NET = "10.79.0"
 PREFIX = "slr"
@@ -227,15 +229,14 @@ def connected(program: str, but: frozenset[int] = frozenset()) -> int:
         listen = next(word for word in driver.command if word.startswith("--sluice.listen="))
         listening.add(int(listen.rpartition(":")[2]))
     for executor in executors:
-        if goal_of(executor)[1] in listening and is_at_work(executor):
-            count += 1
+        with contextlib.suppress(OSError):  # it has ended
+            count += goal_of(executor)[1] in listening and is_at_work(executor)
     return count
 
 
 def goal_of(executor: Process) -> tuple[str, int]:
     """Where its driver is."""
-    goal = next(word for word in executor.command if word.startswith("--sluice.executor=")).partition("=")[2]
-    host, _, port = goal.rpartition(":")
+    host, _, port = executor_address(executor.command).rpartition(":")
     return host, int(port)
 
 
