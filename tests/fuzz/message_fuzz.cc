@@ -35,7 +35,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   read_as_each<Hello, Welcome, Peers, RunTasks, Forget, Cancel, Shutdown, StateRequest, StateReply, AskShared, Shared,
-               Heartbeat, TaskDone, Fetch, Fetched, StateChanges, KeepBlock, Taken, FetchBlock, FetchedBlock>(
+               StartService, StopService, ServiceMessage, ServiceEnded, Leave, LogLines, Heartbeat, TaskDone, Fetch,
+               Fetched, StateChanges, KeepBlock, Taken, FetchBlock, FetchedBlock>(
       {reinterpret_cast<const char*>(data), size});
   return 0;
 }

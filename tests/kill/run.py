@@ -446,6 +446,9 @@ class Run:
                 self.live(life)
                 if self.over:
                     break
+            # An output that failed on purpose may have ended each of them before its time.
+            while self.result.kills == 0 and not self.over:
+                self.live(plans.Life("batches", batches=1))
             if not self.over:
                 self.come_to_the_end()
         finally:
