@@ -145,10 +145,10 @@ std::vector<Figure> cluster_figures(bool quick) {
       return context.text_file(files.path() + "/" + std::to_string(batch % text.slices.size()), std::size_t{1} << 30);
     };
     figures.push_back(ratio("W1 on local-cluster[2,1] / local[2]", [&](const std::string& master) {
-      return run_batches<std::string_view>(master, plan, lines, grep);
+      return run_batches<std::string_view>({.master = master}, plan, lines, grep);
     }));
     figures.push_back(ratio("W2", [&](const std::string& master) {
-      return run_batches<std::string_view>(master, plan, lines, word_count);
+      return run_batches<std::string_view>({.master = master}, plan, lines, word_count);
     }));
   }
   for (const bool with_log : {false, true}) {
@@ -165,12 +165,15 @@ std::vector<Figure> cluster_figures(bool quick) {
     figures.push_back({"    by that of threads", median(ratios), ""});
   }
   const Sizes sizes{5, 500'000 / scale, 1'000'000 / scale};
-  figures.push_back(ratio("W4", [&](const std::string& master) {
-    return run_batches<Event>(
-        master, plan,
-        [&](const sluice::Context& context, std::size_t batch) { return events_of(context, sizes, batch); },
-        [](const sluice::DStream<Event>& input) { return sums_of(input).changes().count(); });
-  }));
+  for (const std::size_t copies : {2, 1}) {
+    const char* const name = copies == 2 ? "W4, two executors have each key's state" : "W4, one executor has it";
+    figures.push_back(ratio(name, [&](const std::string& master) {
+      return run_batches<Event>(
+          {.master = master, .state_copies = copies}, plan,
+          [&](const sluice::Context& context, std::size_t batch) { return events_of(context, sizes, batch); },
+          [](const sluice::DStream<Event>& input) { return sums_of(input).changes().count(); });
+    }));
+  }
   const std::size_t small = quick ? 300 : 3'000;
   const auto empty = delays_ms(on_processes, 10ms, 0, small);
   figures.push_back({"empty batch there, median", median(empty), "ms"});

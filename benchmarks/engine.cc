@@ -14,7 +14,7 @@ using namespace std::chrono_literals;
 template <class Counted>
 Sample run_text(const TextData& text, const Plan& plan, const Counted& counted) {
   return run_batches<std::string_view>(
-      threads(plan.threads), plan,
+      {.master = threads(plan.threads)}, plan,
       [&text](const sluice::Context& context, std::size_t batch) {
         std::vector<sluice::MemoryBlock> blocks;
         add_blocks(text, batch, blocks);
@@ -26,7 +26,7 @@ Sample run_text(const TextData& text, const Plan& plan, const Counted& counted) 
 template <class Counted>
 Sample run_events(const EventData& events, const Plan& plan, const Counted& counted) {
   return run_batches<Event>(
-      threads(plan.threads), plan,
+      {.master = threads(plan.threads)}, plan,
       [&](const sluice::Context& context, std::size_t batch) {
         std::vector<sluice::MemoryBlock> blocks;
         add_blocks(events, batch, plan.threads, blocks);

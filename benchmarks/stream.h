@@ -120,10 +120,12 @@ inline void collect(const sluice::DStream<std::int64_t>& counts, std::int64_t& s
 /// Runs the batches one directly after the other: at an interval of 1 ms each is late. `rdd(context, batch number)` is
 /// the input, `counted(input stream)` the workload, a stream of one number a batch.
 template <class T, class MakeRdd, class Counted>
-Sample run_batches(const std::string& master, const Plan& plan, const MakeRdd& rdd, const Counted& counted) {
+Sample run_batches(sluice::ContextOptions on, const Plan& plan, const MakeRdd& rdd, const Counted& counted) {
+  on.app = "bench";
+  on.partitions = plan.threads;
   // State needs one; the others get it too, as a user's would have it.
   const Scratch scratch;
-  Stream stream(master, plan.threads, {.batch = std::chrono::milliseconds(1), .checkpoint = scratch.path()});
+  Stream stream(on, {.batch = std::chrono::milliseconds(1), .checkpoint = scratch.path()});
   sluice::RddQueue<T> queue;
   for (std::size_t batch = 0; batch < plan.all_batches(); ++batch) queue.push(rdd(stream.context, batch));
   std::int64_t sum = 0;
