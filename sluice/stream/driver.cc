@@ -367,27 +367,35 @@ void Driver::tell(const Tell& tell) {
 // ---- The stream's thread
 
 void Driver::run() {
-  std::exception_ptr error;
-  try {
+  std::exception_ptr error;  // the first one; what comes after it is done all the same
+  const auto attempt = [&error](const auto& step) {
+    try {
+      step();
+    } catch (...) {
+      if (error == nullptr) error = std::current_exception();
+    }
+  };
+  attempt([this] {
     if (options_.replay.has_value()) {
       run_replay();
     } else if (!options_.dry_run) {
       tell([this](StreamingListener& listener) { listener.on_streaming_started(zero_); });
       run_stream();
     }
-  } catch (...) {
-    error = std::current_exception();
-  }
-  try {
-    stop_inputs();
+  });
+  attempt([this] {
+    budget_->cancel();
+    for (InputSlot& slot : inputs_) slot.input->stop();
+  });
+  attempt([this] { tell_receiver_events(); });  // also that they have stopped
+  attempt([this] {
+    for (InputSlot& slot : inputs_) slot.input = nullptr;
     saving_ = nullptr;
     directory_ = nullptr;
     close_large_states();
     for (const StreamNodePtr& stream : streams_) stream->forget_before(Time::max());
     outputs_.clear();  // their functions may hold what holds this stream
-  } catch (...) {
-    if (error == nullptr) error = std::current_exception();
-  }
+  });
   end(error);
 }
 
@@ -401,13 +409,6 @@ void Driver::run_stream() {
       std::fprintf(stderr, "sluice: %s\n", error.what());
     }
   }
-}
-
-void Driver::stop_inputs() {
-  budget_->cancel();
-  for (InputSlot& slot : inputs_) slot.input->stop();
-  tell_receiver_events();  // also that they have stopped
-  for (InputSlot& slot : inputs_) slot.input = nullptr;
 }
 
 void Driver::end(const std::exception_ptr& error) {

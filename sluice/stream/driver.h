@@ -326,7 +326,6 @@ class Driver {
   template <class Tell>
   void tell(const Tell& tell);
   void end(const std::exception_ptr& error);
-  void stop_inputs();
 
   const std::shared_ptr<Engine> engine_;
   const DriverOptions options_;

@@ -73,8 +73,9 @@ struct ReceiverInfo {
   std::string place;
 };
 
-/// Override what you want to hear of. Called on the stream's thread, one event after the other, between batches: keep
-/// it short. Must not call stop() (SLU-106); request_stop() is allowed. A listener that throws stops the stream.
+/// Override what you want to hear of. Called on the stream's thread, one event after the other, between batches, and
+/// for receivers that stop with the stream after the last one: keep it short. Must not call stop() (SLU-106);
+/// request_stop() is allowed. A listener that throws stops the stream.
 class StreamingListener {
  public:
   virtual ~StreamingListener() = default;

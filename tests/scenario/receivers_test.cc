@@ -266,6 +266,7 @@ TEST(Rc, RC_07_a_receiver_that_fails_is_run_again_after_the_delay_and_LS_04_its_
           EXPECT_EQ(runs.load(), run);
         }
         while (t.streaming().state() == StreamState::active) t.run(1);
+        EXPECT_EQ(t.streaming().state(), StreamState::stopped);
         Ints stored;
         for (const auto& batch : values(out.batches())) {
           if (!batch.empty()) stored.push_back(batch);
@@ -277,6 +278,36 @@ TEST(Rc, RC_07_a_receiver_that_fails_is_run_again_after_the_delay_and_LS_04_its_
                                                           "started " + name, "stopped " + name}));
       },
       {.stop_at_end_of_input = true});
+}
+
+TEST(Rc, LS_04_listeners_hear_that_a_receiver_has_stopped_with_its_stream) {
+  with_receivers([](StreamTest& t) {
+    const auto events = std::make_shared<ReceiverEvents>();
+    t.streaming().add_listener(events);
+    t.output(hose_stream(t));
+    open_hose(t);
+    t.run(1);
+    t.stop();
+    EXPECT_EQ(events->told, (std::vector<std::string>{"started receiver_stream", "stopped receiver_stream"}));
+  });
+}
+
+TEST(Rc, AListenerThatThrowsAtTheStreamsEndIsAnErrorAndNothingIsLeftOfTheStream) {
+  struct Throws : StreamingListener {
+    void on_receiver_stopped(const ReceiverInfo&) override { throw std::runtime_error("I do not like ends"); }
+  };
+  with_receivers([](StreamTest& t) {
+    t.streaming().add_listener(std::make_shared<Throws>());
+    auto held = std::make_shared<int>(0);
+    const std::weak_ptr<int> left = held;
+    hose_stream(t).foreach_rdd([held = std::move(held)](const Rdd<int>&) { ++*held; });
+    open_hose(t);
+    t.run(1);
+    EXPECT_FALSE(left.expired());
+    EXPECT_THROW(t.stop(true), std::runtime_error);
+    EXPECT_EQ(t.streaming().state(), StreamState::stopped);
+    EXPECT_TRUE(left.expired());
+  });
 }
 
 TEST(Rc, SC_18_a_union_of_receivers) {
