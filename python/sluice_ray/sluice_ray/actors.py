@@ -242,9 +242,10 @@ class Executor(Kept):
         # A program that never comes as far as to miss its driver.
         if NO_DRIVER in self.keeper.final and self.keeper.ends >= ENDS_MAX and not listens(self._address):
             return ["/bin/sh", "-c", f"exit {NO_DRIVER}"]
+        address = self._address if self._is_fixed else f"@{secrets}/{ADDRESS_FILE}"
         return [
             self.program,
-            f"--sluice.executor={self._address if self._is_fixed else f'@{secrets}/{ADDRESS_FILE}'}",
+            f"--sluice.executor={address}",
             f"--sluice.certs={secrets}",
             f"--sluice.cores={self.application['cores']}",
             f"--sluice.memory={self.application['memory']}",
