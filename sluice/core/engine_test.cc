@@ -223,11 +223,13 @@ TEST_P(EngineTest, RunsOnlyTheTasksAgainThatLackedACachedPartition) {
   const std::uint64_t read = engine->next_id();
   const NodePtr cached = make_cached(*engine, counted(numbers(1000, 4), computed), Keep::memory);
   EXPECT_EQ(run(engine, cached), iota(1000));
-  // The first to read its partition takes all of them away: those that have not been read by then are lost.
+  // The first to read its partition takes all of them away: those that have not been read by then are lost. Not the one
+  // whose record fails, though: each of its tries reads it again.
   static std::atomic<Engine*> evicting;
   evicting = engine.get();
   const std::uint64_t owner = std::get<CachedBody>(cached->body).lease->owner;
   const NodePtr evicted = mapped(counted(cached, read), [owner](Number n) {
+    if (n / 250 == 2) return n;
     if (Engine* const of = evicting.exchange(nullptr)) of->blocks().remove_owner(owner);
     return n;
   });
@@ -236,7 +238,8 @@ TEST_P(EngineTest, RunsOnlyTheTasksAgainThatLackedACachedPartition) {
   EXPECT_EQ(values_of(results[1]), iota(1000));
   EXPECT_EQ(code_of(results[2].error), Code::task_failed);
   EXPECT_EQ(engine->accumulated(read), 1000);
-  EXPECT_GE(engine->accumulated(computed), 1000);
+  const bool is_one_thread = std::get<0>(GetParam()) == 1;
+  EXPECT_GE(engine->accumulated(computed), is_one_thread ? 1750 : 1000);
   EXPECT_LE(engine->accumulated(computed), 1750);
 }
 
