@@ -8,6 +8,7 @@
 
 #include "sluice/cluster/log_lines.h"
 #include "sluice/core/shared_values.h"
+#include "sluice/runtime/memory.h"
 #include "sluice/runtime/process.h"
 
 namespace sluice::detail {
@@ -176,6 +177,7 @@ std::unique_ptr<ClusterManager> make_local_processes(Runtime& runtime) {
 
 void run_executor_if_child(int argc, char** argv) {
   if (argc < 2 || argv[1] != child_mark) return;
+  keep_freed_memory();
   Runtime& runtime = system_runtime();
   std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);  // it is a pipe, and a line is for somebody to see
   const auto parent = connection_to_parent();
@@ -249,6 +251,7 @@ std::string driver_address(FileSystem& files, const std::string& driver) {
 }  // namespace
 
 void run_started_executor(const ClusterNetwork& network, ExecutorOptions options, Duration grace) {
+  keep_freed_memory();
   Runtime& runtime = system_runtime();
   const std::string driver = options.driver;
   options.token = network.token;

@@ -1,5 +1,6 @@
 #include "sluice/runtime/memory.h"
 
+#include <malloc.h>
 #include <sys/mman.h>
 
 #include <cstdint>
@@ -35,5 +36,12 @@ char* allocate_pages(std::size_t bytes) {
 }
 
 void free_pages(char* pages, std::size_t bytes) noexcept { SLUICE_ASSERT(::munmap(pages, bytes) == 0); }
+
+void keep_freed_memory() noexcept {
+#ifdef __GLIBC__
+  ::mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that it takes
+  ::mallopt(M_TRIM_THRESHOLD, 256 << 20);
+#endif
+}
 
 }  // namespace sluice

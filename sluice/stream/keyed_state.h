@@ -233,7 +233,7 @@ class KeyedState : public StatePartition {
     return next_to_write_ < groups();
   }
 
-  void load(const StateBlock& block, const StateSchema& written) override { load_entries(block, written, 0); }
+  void load(const StateBlock& block, const StateSchema& written) override { load_entries(block, Reader(written), 0); }
 
   void loaded(std::int64_t batch) override { version = batch; }
   std::int64_t last_batch() const override { return version; }
@@ -247,7 +247,8 @@ class KeyedState : public StatePartition {
 
   void apply(std::span<const StateBlock> blocks, std::int64_t batch) override {
     const std::uint64_t attempt = begin_attempt();
-    for (const StateBlock& block : blocks) load_entries(block, schema_, attempt);
+    const Reader read(schema_);
+    for (const StateBlock& block : blocks) load_entries(block, read, attempt);
     version = batch;
   }
 
@@ -270,6 +271,10 @@ class KeyedState : public StatePartition {
   }
 
  protected:
+  /// Keys and values lie in a block as they lie in memory.
+  static constexpr bool has_fixed_size = is_plain_v<K> && is_plain_v<Value>;
+  static constexpr std::size_t entry_bytes = sizeof(K) + sizeof(Value);
+
   bool tracks() const { return tracks_; }
   std::uint64_t seed() const { return seed_; }
   const StateSchema& own_schema() const { return schema_; }
@@ -297,15 +302,33 @@ class KeyedState : public StatePartition {
     return decoded;
   }
 
+  /// How the values of blocks are read that are written alike.
+  struct Reader {
+    explicit Reader(const StateSchema& written)
+        : value(written.value),
+          is_sized(written.value_bytes == 0),
+          is_as_in_memory(has_fixed_size && written.value == schema_of<Value>()) {}
+    ValueReader<Value> value;
+    /// Each has its length before it.
+    bool is_sized;
+    bool is_as_in_memory;
+  };
+
+  template <class T>
+  static T from_memory(const char* bytes) {
+    std::array<char, sizeof(T)> copied;
+    std::memcpy(copied.data(), bytes, sizeof(T));
+    return std::bit_cast<T>(copied);
+  }
+
   /// `attempt`: 0 for what a checkpoint has anyway; else the entries count as changed in that attempt.
-  void load_entries(const StateBlock& block, const StateSchema& written, std::uint64_t attempt) {
+  void load_entries(const StateBlock& block, const Reader& read, std::uint64_t attempt) {
     SLUICE_ASSERT(block.what == StateBlock::What::entries);
     if (block.group < first_ || block.group >= first_ + groups()) return;
     const std::uint32_t g = block.group - first_;
     Group& group = enter(g, attempt, [](std::uint32_t) {});
     used_[g / 64] |= std::uint64_t{1} << (g % 64);
     const bool marks = tracks_ && attempt != 0;
-    const ValueReader<Value> read(written.value);
     Decoder in(block.bytes);
     typename Traits::Scratch scratch;
     for (std::uint64_t left = in.varint(); left > 0; --left) {
@@ -322,16 +345,28 @@ class KeyedState : public StatePartition {
       --size_;
       ++holes_;
     }
-    for (std::uint64_t left = in.varint(); left > 0; --left) {
-      const K key = load_key(in);
-      const auto& kept = Traits::probe(key, scratch);
-      const std::uint64_t hash = own_hash(in, g, kept);
-      const std::uint32_t index = find_or_insert(group, hash, kept);
+    const auto put = [&](const typename Traits::Kept& key, Value value) {
+      const std::uint32_t index = find_or_insert(group, own_hash(in, g, key), key);
       Entry& entry = group.table[index].value;
       const bool is_marked = entry.changed;
-      entry = Content::entry(written.value_bytes > 0 ? read(in) : read_sized(in, read));
+      entry = Content::entry(std::move(value));
       entry.changed = is_marked;
       if (marks) mark(group, index);
+    };
+    if constexpr (has_fixed_size) {
+      if (read.is_as_in_memory) {
+        const std::size_t count = in.count(entry_bytes);
+        const char* const entries = in.bytes(count * entry_bytes).data();
+        const auto key_at = [entries](std::size_t i) { return from_memory<K>(entries + i * entry_bytes); };
+        group.table.for_each_prefetched(
+            count, [&](std::size_t i) { return Traits::hash(key_at(i), seed_); },
+            [&](std::size_t i) { put(key_at(i), from_memory<Value>(entries + i * entry_bytes + sizeof(K))); });
+        return in.expect_end();
+      }
+    }
+    for (std::uint64_t left = in.varint(); left > 0; --left) {
+      const K key = load_key(in);
+      put(Traits::probe(key, scratch), read.is_sized ? read_sized(in, read.value) : read.value(in));
     }
     in.expect_end();
   }
@@ -358,30 +393,65 @@ class KeyedState : public StatePartition {
   std::vector<StateBlock> written_;  // before their turn (S4)
 
  private:
-  // In the order of the table, so that keys that are new come in their order when it is loaded (S3).
   void write_group(std::uint32_t g, std::vector<StateBlock>& out) {
     Group& group = groups_[g];
-    std::sort(group.changed.begin(), group.changed.end());
-    Encoder puts;
-    std::uint64_t count = 0;
-    for (const std::uint32_t index : group.changed) {
-      auto& entry = group.table[index];
-      entry.value.changed = false;
-      if (!Content::live(entry.value)) continue;
-      save_key(entry.key, puts);
-      save_value(Content::value(entry.value), puts);
-      ++count;
-    }
+    order_changed(group);
+    const std::size_t count = group.changed.size();
     Encoder all;
+    if constexpr (has_fixed_size) all.reserve(20 + group.gone.size() + count * entry_bytes);
     all.varint(group.gone_count);
     all.bytes(group.gone.view());
     all.varint(count);
-    all.bytes(puts.view());
+    if constexpr (has_fixed_size) {
+      char* at = all.extend(count * entry_bytes);
+      for (const std::uint32_t index : group.changed) {
+        auto& entry = group.table[index];
+        entry.value.changed = false;
+        const Value value = Content::value(entry.value);
+        std::memcpy(at, &entry.key, sizeof(K));
+        std::memcpy(at + sizeof(K), &value, sizeof(Value));
+        at += entry_bytes;
+      }
+    } else {
+      for (const std::uint32_t index : group.changed) {
+        auto& entry = group.table[index];
+        entry.value.changed = false;
+        save_key(entry.key, all);
+        save_value(Content::value(entry.value), all);
+      }
+    }
     out.push_back({StateBlock::What::entries, first_ + g, 0, all.take()});
     group.changed.clear();
     group.gone.clear();
     group.gone_count = 0;
     group.frozen = false;
+  }
+
+  // What has changed and is live, in the order of the table, so that keys that are new come in their order when it is
+  // loaded (S3).
+  static void order_changed(Group& group) {
+    Dense<std::uint32_t>& changed = group.changed;
+    std::uint32_t kept = 0;
+    const auto keep = [&](std::uint32_t index) {
+      Entry& entry = group.table[index].value;
+      if (Content::live(entry)) {
+        SLUICE_ASSERT(kept < changed.size());
+        changed[kept++] = index;
+      } else {
+        entry.changed = false;
+      }
+    };
+    // When many have changed, to look at all of them is several times as fast as sorting.
+    if (changed.size() * 8 > group.table.size()) {
+      for (std::uint32_t index = 0; index < group.table.size(); ++index) {
+        if (index + prefetch_ahead < group.table.size()) group.table.prefetch(index + prefetch_ahead);
+        if (group.table[index].value.changed) keep(index);
+      }
+    } else {
+      std::sort(changed.begin(), changed.end());
+      for (std::size_t i = 0; i < changed.size(); ++i) keep(changed[i]);
+    }
+    while (changed.size() > kept) changed.pop_back();
   }
 
   std::uint64_t own_hash(const Decoder& in, std::uint32_t g, const typename Traits::Kept& key) const {

@@ -33,6 +33,20 @@ struct Keys {
       return static_cast<S>(n);
     }
   }
+  /// Keys of which most lie in two groups.
+  static const std::vector<K>& some() {
+    static const std::vector<K> instance = [] {
+      std::vector<K> keys;
+      for (std::uint64_t n = 0; keys.size() < 150; ++n) {
+        typename KeyTraits<K>::Scratch scratch;
+        const K made = key(n);
+        const std::uint32_t group = key_group(KeyTraits<K>::hash(KeyTraits<K>::probe(made, scratch), 0));
+        if (n < 20 || group == 1 || group == key_groups - 1) keys.push_back(made);
+      }
+      return keys;
+    }();
+    return instance;
+  }
 };
 
 /// A state that is changed as attempts change it.
@@ -50,8 +64,8 @@ class Changing {
     std::vector<std::uint32_t> entered;
     std::vector<EntryAt> removed;
     std::vector<std::pair<EntryAt, typename State::Entry>> before;
-    for (std::uint64_t n = random.below(30); n > 0; --n) {
-      const K key = Keys<K, S>::key(random.below(60));
+    for (std::uint64_t n = random.below(random.chance(0.5) ? 5 : 100); n > 0; --n) {
+      const K key = Keys<K, S>::some()[random.below(Keys<K, S>::some().size())];
       typename Traits::Scratch scratch;
       const auto& kept = Traits::probe(key, scratch);
       const std::uint64_t hash = Traits::hash(kept, 0);
@@ -110,8 +124,14 @@ void write_and_load(std::uint64_t seed) {
   const StateSchema schema = UpdateState<K, S>::schema("update_state_by_key", Duration(1));
   std::vector<StateBlock> chain;
   for (int checkpoint = 0; checkpoint < 6; ++checkpoint) {
-    for (std::uint64_t n = random.below(20); n > 0; --n) changing.batch(random, random.chance(0.2));
+    for (std::uint64_t n = random.below(random.chance(0.5) ? 3 : 10); n > 0; --n) {
+      changing.batch(random, random.chance(0.2));
+    }
     const auto frozen = changing.content();
+    if (random.chance(0.3)) {
+      changing.state.mark_all();
+      chain.clear();
+    }
     changing.state.freeze();
     // Batches go on while it is written, a piece at a time.
     bool more = true;
@@ -159,26 +179,36 @@ TEST(KeyedState, WritesWhatHasChangedAndNothingElse) {
   EXPECT_TRUE(blocks.empty());
 }
 
-TEST(KeyedState, RefusesDamagedBlocks) {
-  Changing<std::string, std::string> changing(0, 1);
+template <class K, class S>
+void damage_blocks() {
+  Changing<K, S> changing(0, 1);
   Random random(2);
   for (int i = 0; i < 20; ++i) changing.batch(random, false);
   std::vector<StateBlock> blocks;
   changing.state.freeze();
   while (changing.state.write(1 << 20, blocks)) {
   }
-  const StateSchema schema = UpdateState<std::string, std::string>::schema("update_state_by_key", Duration(1));
+  const StateSchema schema = UpdateState<K, S>::schema("update_state_by_key", Duration(1));
   for (StateBlock block : blocks) {
     for (std::size_t size = 0; size < block.bytes.size(); ++size) {
       StateBlock cut = block;
       cut.bytes.resize(size);
-      UpdateState<std::string, std::string> state(0, 1);
+      UpdateState<K, S> state(0, 1);
       EXPECT_THROW(state.load(cut, schema), Error) << size;
     }
+    StateBlock longer = block;
+    longer.bytes.push_back('x');
+    UpdateState<K, S> first(0, 1);
+    EXPECT_THROW(first.load(longer, schema), Error);
     block.group = (block.group + 1) % key_groups;
-    UpdateState<std::string, std::string> state(0, 1);
-    EXPECT_THROW(state.load(block, schema), Error) << "keys in a group that is not theirs";
+    UpdateState<K, S> second(0, 1);
+    EXPECT_THROW(second.load(block, schema), Error) << "keys in a group that is not theirs";
   }
+}
+
+TEST(KeyedState, RefusesDamagedBlocks) {
+  damage_blocks<std::string, std::string>();
+  damage_blocks<std::int64_t, std::int64_t>();
 }
 
 struct OldState {

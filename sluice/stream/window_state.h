@@ -96,8 +96,9 @@ class WindowState : public KeyedState<K, WindowContent<V>> {
   void apply(std::span<const StateBlock> blocks, std::int64_t batch) override {
     compact_if_worth();
     const std::uint64_t attempt = this->begin_attempt();
+    const typename Base::Reader read(this->own_schema());
     for (const StateBlock& block : blocks) {
-      if (block.what == StateBlock::What::entries) this->load_entries(block, this->own_schema(), attempt);
+      if (block.what == StateBlock::What::entries) this->load_entries(block, read, attempt);
     }
     // Unlike entries, a batch must not be taken in twice.
     const std::int64_t had = this->version;
