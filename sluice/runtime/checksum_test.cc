@@ -40,6 +40,14 @@ TEST(Crc32c, IsTheSameByTableAndByInstruction) {
     ASSERT_EQ(crc32c(view, seed), detail::crc32c_by_table(view, seed)) << bytes.size();
     bytes += static_cast<char>(random.next());
   }
+  for (int i = 0; i < 20'000; ++i) bytes += static_cast<char>(random.next());
+  for (int i = 0; i < 300; ++i) {
+    const auto seed = static_cast<std::uint32_t>(random.next());
+    // Around whole numbers of what is worked on at a time, too.
+    const std::size_t size = i < 150 ? random.below(20'000) : 3072 * (1 + random.below(5)) - 10 + random.below(20);
+    const auto view = std::string_view(bytes).substr(random.below(10), size);
+    ASSERT_EQ(crc32c(view, seed), detail::crc32c_by_table(view, seed)) << size;
+  }
 }
 
 }  // namespace
