@@ -151,6 +151,16 @@ std::vector<Figure> cluster_figures(bool quick) {
       return run_batches<std::string_view>({.master = master}, plan, lines, word_count);
     }));
   }
+  const Sizes sizes{5, 500'000 / scale, 1'000'000 / scale};
+  for (const std::size_t copies : {2, 1}) {
+    const char* const name = copies == 2 ? "W4, two executors have each key's state" : "W4, one executor has it";
+    figures.push_back(ratio(name, [&](const std::string& master) {
+      return run_batches<Event>(
+          {.master = master, .state_copies = copies}, plan,
+          [&](const sluice::Context& context, std::size_t batch) { return events_of(context, sizes, batch); },
+          [](const sluice::DStream<Event>& input) { return sums_of(input).changes().count(); });
+    }));
+  }
   for (const bool with_log : {false, true}) {
     const TextData text(4, 50'000, 2);
     std::vector<double> by_threads, by_processes, ratios;
@@ -163,16 +173,6 @@ std::vector<Figure> cluster_figures(bool quick) {
         {with_log ? "  with the write-ahead log" : "W1 over a socket, by threads", median(by_threads), "MB/s"});
     figures.push_back({"    its blocks on two executors", median(by_processes), "MB/s"});
     figures.push_back({"    by that of threads", median(ratios), ""});
-  }
-  const Sizes sizes{5, 500'000 / scale, 1'000'000 / scale};
-  for (const std::size_t copies : {2, 1}) {
-    const char* const name = copies == 2 ? "W4, two executors have each key's state" : "W4, one executor has it";
-    figures.push_back(ratio(name, [&](const std::string& master) {
-      return run_batches<Event>(
-          {.master = master, .state_copies = copies}, plan,
-          [&](const sluice::Context& context, std::size_t batch) { return events_of(context, sizes, batch); },
-          [](const sluice::DStream<Event>& input) { return sums_of(input).changes().count(); });
-    }));
   }
   const std::size_t small = quick ? 300 : 3'000;
   const auto empty = delays_ms(on_processes, 10ms, 0, small);
