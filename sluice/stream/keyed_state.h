@@ -307,7 +307,8 @@ class KeyedState : public StatePartition {
     explicit Reader(const StateSchema& written)
         : value(written.value),
           is_sized(written.value_bytes == 0),
-          is_as_in_memory(has_fixed_size && written.value == schema_of<Value>()) {}
+          is_as_in_memory(has_fixed_size && written.value == schema_of<Value>() && written.key_bytes == sizeof(K) &&
+                          written.value_bytes == sizeof(Value)) {}
     ValueReader<Value> value;
     /// Each has its length before it.
     bool is_sized;
