@@ -151,6 +151,7 @@ std::vector<Figure> cluster_figures(bool quick) {
       return run_batches<std::string_view>({.master = master}, plan, lines, word_count);
     }));
   }
+  // Before the sockets: after them threads of this process are slower.
   const Sizes sizes{5, 500'000 / scale, 1'000'000 / scale};
   for (const std::size_t copies : {2, 1}) {
     const char* const name = copies == 2 ? "W4, two executors have each key's state" : "W4, one executor has it";

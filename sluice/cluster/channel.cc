@@ -54,7 +54,7 @@ bool read_frame(Connection& connection, Time deadline, std::size_t bytes_max, st
     throw Error(Code::corrupt_data, {.why = "a frame that is not the last of its message and not full"});
   }
   const std::size_t before = message.size();
-  message.reserve(before + size);
+  message.reserve(before + size);  // a frame of 4 MiB at most; what has not come yet is not touched
   for (std::size_t got = 0; got < size;) {
     const std::size_t next = std::min<std::size_t>(size, std::max<std::size_t>(64 << 10, 2 * got));
     message.resize(before + next);

@@ -77,11 +77,6 @@ class Encoder {
   /// The bytes alone; the reader must know how many.
   void bytes(std::string_view bytes) { bytes_.append(bytes); }
   void bytes(const void* from, std::size_t count) { bytes_.append(static_cast<const char*>(from), count); }
-  /// The same for bytes that are still to be written there, before the next call.
-  char* extend(std::size_t count) {
-    bytes_.resize(bytes_.size() + count);
-    return bytes_.data() + bytes_.size() - count;
-  }
   /// Length as a varint, then the bytes.
   void text(std::string_view text) {
     varint(text.size());

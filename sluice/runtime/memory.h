@@ -17,9 +17,10 @@ char* allocate_pages(std::size_t bytes);
 /// Gives back memory of `allocate_pages`, all of it or a part made of whole pages.
 void free_pages(char* pages, std::size_t bytes) noexcept;
 
-/// From now on up to 256 MiB that malloc is given back stay with the process, a thread's large buffers too: those that
-/// are as large in each batch would else be mapped and zeroed each time. Does nothing where malloc is not that of
-/// glibc. For processes that are sluice's own: it is of the whole process.
+/// From now on what malloc is given back stays with the process, large buffers too: those that are as large in each
+/// batch would else be mapped and zeroed each time. Up to 256 MiB at the end of the main heap stay so, and 64 MiB at
+/// the end of each heap of a thread. Does nothing where malloc is not that of glibc. For processes that are sluice's
+/// own: it is of the whole process.
 void keep_freed_memory() noexcept;
 
 }  // namespace sluice

@@ -271,10 +271,6 @@ class KeyedState : public StatePartition {
   }
 
  protected:
-  /// Keys and values lie in a block as they lie in memory.
-  static constexpr bool has_fixed_size = is_plain_v<K> && is_plain_v<Value>;
-  static constexpr std::size_t entry_bytes = sizeof(K) + sizeof(Value);
-
   bool tracks() const { return tracks_; }
   std::uint64_t seed() const { return seed_; }
   const StateSchema& own_schema() const { return schema_; }
@@ -304,23 +300,11 @@ class KeyedState : public StatePartition {
 
   /// How the values of blocks are read that are written alike.
   struct Reader {
-    explicit Reader(const StateSchema& written)
-        : value(written.value),
-          is_sized(written.value_bytes == 0),
-          is_as_in_memory(has_fixed_size && written.value == schema_of<Value>() && written.key_bytes == sizeof(K) &&
-                          written.value_bytes == sizeof(Value)) {}
+    explicit Reader(const StateSchema& written) : value(written.value), value_bytes(written.value_bytes) {}
     ValueReader<Value> value;
-    /// Each has its length before it.
-    bool is_sized;
-    bool is_as_in_memory;
+    /// 0: each has its length before it.
+    std::uint32_t value_bytes;
   };
-
-  template <class T>
-  static T from_memory(const char* bytes) {
-    std::array<char, sizeof(T)> copied;
-    std::memcpy(copied.data(), bytes, sizeof(T));
-    return std::bit_cast<T>(copied);
-  }
 
   /// `attempt`: 0 for what a checkpoint has anyway; else the entries count as changed in that attempt.
   void load_entries(const StateBlock& block, const Reader& read, std::uint64_t attempt) {
@@ -354,20 +338,28 @@ class KeyedState : public StatePartition {
       entry.changed = is_marked;
       if (marks) mark(group, index);
     };
-    if constexpr (has_fixed_size) {
-      if (read.is_as_in_memory) {
+    if constexpr (is_plain_v<K>) {
+      if (read.value_bytes > 0) {
+        const std::size_t entry_bytes = sizeof(K) + read.value_bytes;
         const std::size_t count = in.count(entry_bytes);
-        const char* const entries = in.bytes(count * entry_bytes).data();
-        const auto key_at = [entries](std::size_t i) { return from_memory<K>(entries + i * entry_bytes); };
-        group.table.for_each_prefetched(
-            count, [&](std::size_t i) { return Traits::hash(key_at(i), seed_); },
-            [&](std::size_t i) { put(key_at(i), from_memory<Value>(entries + i * entry_bytes + sizeof(K))); });
+        const std::string_view entries = in.bytes(count * entry_bytes);
+        const auto entry_at = [=](std::size_t i) { return Decoder(entries.substr(i * entry_bytes, entry_bytes)); };
+        const auto hash_of = [&](std::size_t i) {
+          Decoder entry = entry_at(i);
+          return Traits::hash(load_key(entry), seed_);
+        };
+        group.table.for_each_prefetched(count, hash_of, [&](std::size_t i) {
+          Decoder entry = entry_at(i);
+          const K key = load_key(entry);
+          put(key, read.value(entry));
+          entry.expect_end();
+        });
         return in.expect_end();
       }
     }
     for (std::uint64_t left = in.varint(); left > 0; --left) {
       const K key = load_key(in);
-      put(Traits::probe(key, scratch), read.is_sized ? read_sized(in, read.value) : read.value(in));
+      put(Traits::probe(key, scratch), read.value_bytes > 0 ? read.value(in) : read_sized(in, read.value));
     }
     in.expect_end();
   }
@@ -399,27 +391,17 @@ class KeyedState : public StatePartition {
     order_changed(group);
     const std::size_t count = group.changed.size();
     Encoder all;
-    if constexpr (has_fixed_size) all.reserve(20 + group.gone.size() + count * entry_bytes);
+    if constexpr (is_plain_v<K> && is_plain_v<Value>) {
+      all.reserve(20 + group.gone.size() + count * (sizeof(K) + sizeof(Value)));
+    }
     all.varint(group.gone_count);
     all.bytes(group.gone.view());
     all.varint(count);
-    if constexpr (has_fixed_size) {
-      char* at = all.extend(count * entry_bytes);
-      for (const std::uint32_t index : group.changed) {
-        auto& entry = group.table[index];
-        entry.value.changed = false;
-        const Value value = Content::value(entry.value);
-        std::memcpy(at, &entry.key, sizeof(K));
-        std::memcpy(at + sizeof(K), &value, sizeof(Value));
-        at += entry_bytes;
-      }
-    } else {
-      for (const std::uint32_t index : group.changed) {
-        auto& entry = group.table[index];
-        entry.value.changed = false;
-        save_key(entry.key, all);
-        save_value(Content::value(entry.value), all);
-      }
+    for (const std::uint32_t index : group.changed) {
+      auto& entry = group.table[index];
+      entry.value.changed = false;
+      save_key(entry.key, all);
+      save_value(Content::value(entry.value), all);
     }
     out.push_back({StateBlock::What::entries, first_ + g, 0, all.take()});
     group.changed.clear();
